@@ -1,0 +1,1 @@
+"""Generation: logits -> the next token, again and again. A model is anything with the shape of `LanguageModel`."""

@@ -1,0 +1,1 @@
+"""Interpretation: looking inside a model that runs."""

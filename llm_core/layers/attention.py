@@ -1,0 +1,258 @@
+"""Attention: every query reads a weighted mean of the values.
+
+    scores  = query @ key^T / sqrt(E)        how well query i fits key j
+    scores  = -inf where the mask is False   what may not be read
+    weights = softmax(scores) over the keys  each row sums to one
+    output  = weights @ value                the weighted mean
+
+The functions come first and need no weights: `softmax`, `attention_weights`, `attention`.
+`fused_attention` is the same function on torch's fused kernel. `MultiHeadAttention` adds the learned
+projections and the heads; what varies between models (a rotation, a position bias, the function that
+attends) is handed in.
+
+Taught in chapters/04_mathematics/01_dot_product_attention and chapters/03_algorithms/01_self_attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def softmax(scores: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
+    """Positive numbers that sum to one along the last dimension, in proportion to exp(scores).
+
+    The largest score is taken off first: the result is the same and exp() cannot overflow. A row in which
+    every score is -inf (nothing may be read) becomes zeros rather than NaN, as in torch's own attention.
+
+    >>> softmax(torch.tensor([0.0, 0.0, float("-inf")]))
+    tensor([0.5000, 0.5000, 0.0000])
+    """
+    lowest = torch.finfo(scores.dtype).min
+    peak = scores.detach().amax(dim=-1, keepdim=True).clamp(min=lowest)
+    raised = (scores - peak).exp()
+    # exp(0) = 1 stands in every row that has a key, so its sum is at least 1; the clamp only acts on rows
+    # that have none.
+    return raised / raised.sum(dim=-1, keepdim=True).clamp(min=1.0)
+
+
+def attention_weights(
+    query: Float[Tensor, "*batch T E"],
+    key: Float[Tensor, "*batch S E"],
+    mask: Bool[Tensor, "..."] | None = None,
+    *,
+    bias: Float[Tensor, "..."] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "*batch T S"]:
+    """How much each of the T queries reads from each of the S keys; every row sums to one.
+
+    Args:
+        query: what each position looks for.
+        key: what each position offers.
+        mask: True where a query may attend to a key, broadcast to (T, S). None: everywhere.
+        bias: added to the scores before the softmax (ALiBi, for one), broadcast to (T, S).
+        scale: multiplies the scores; 1 / sqrt(E) unless given.
+
+    Raises:
+        ValueError: query and key differ in width, or the mask is not boolean or does not fit.
+
+    Source: Vaswani et al. 2017, section 3.2.1, equation 1.
+    """
+    _check_inputs(query, key, mask)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = scale * query @ key.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return softmax(scores)
+
+
+def attention(
+    query: Float[Tensor, "*batch T E"],
+    key: Float[Tensor, "*batch S E"],
+    value: Float[Tensor, "*batch S Ev"],
+    mask: Bool[Tensor, "..."] | None = None,
+    *,
+    bias: Float[Tensor, "..."] | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "*batch T Ev"]:
+    """The weighted mean of the values that each query reads: softmax(query key^T / sqrt(E)) value.
+
+    Arguments and errors are those of `attention_weights`; `dropout` is the share of weights that is set to
+    zero (the rest grows by 1 / (1 - dropout)), for training only. A query that may read nothing gets zeros.
+
+    Source: Vaswani et al. 2017, section 3.2.1, equation 1.
+    """
+    _check_values(key, value)
+    weights = attention_weights(query, key, mask, bias=bias, scale=scale)
+    return F.dropout(weights, dropout, training=dropout > 0) @ value
+
+
+def fused_attention(
+    query: Float[Tensor, "*batch T E"],
+    key: Float[Tensor, "*batch S E"],
+    value: Float[Tensor, "*batch S Ev"],
+    mask: Bool[Tensor, "..."] | None = None,
+    *,
+    bias: Float[Tensor, "..."] | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "*batch T Ev"]:
+    """`attention`, computed by torch's fused kernel, which never writes the (T, S) weights to memory.
+
+    Same arguments, same errors, same result up to rounding. This is what the models run.
+    """
+    _check_inputs(query, key, mask)
+    _check_values(key, value)
+    if bias is not None:
+        bias = bias.to(query.dtype)
+        mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+
+
+class KeyValueStore(Protocol):
+    """What attention asks of a cache: how much it holds, what it holds, and to add to it."""
+
+    @property
+    def length(self) -> int:
+        """Tokens it holds."""
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of T more tokens, (B, K, T, E) each, and return all."""
+
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """All keys and values, (B, K, S, E) each."""
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention in H heads of width E, each with its own projections, joined by an output projection.
+
+    With `memory` the keys and values come from there (cross-attention), else from x (self-attention).
+
+    Args:
+        d_model: width D of the input and of the output.
+        n_heads: number of query heads H.
+        n_kv_heads: number of key/value heads K; H / K query heads share one. H unless given (multi-head);
+            1 is multi-query attention (Shazeer 2019), between the two lies grouped-query attention
+            (Ainslie et al. 2023).
+        d_head: width E of a head; D / H unless given.
+        bias: whether the four projections have a bias.
+        rotate: applied to queries and keys with their positions, `rotate(x, start)`; a `Rope`, for one.
+            Self-attention only: a memory has positions of its own.
+        position_bias: `position_bias(T, S)` -> (H, T, S), added to the scores; an `Alibi`, for one.
+        attend: the function that attends; `attention` gives the same result step by step.
+        dropout: share of the attention weights dropped in training.
+
+    Raises:
+        ValueError: H does not divide D (and no d_head is given), or K does not divide H.
+
+    Source: Vaswani et al. 2017, section 3.2.2. Taught in chapters/03_algorithms/01_self_attention.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        n_kv_heads: int | None = None,
+        d_head: int | None = None,
+        bias: bool = True,
+        rotate: Callable[[Tensor, int], Tensor] | None = None,
+        position_bias: Callable[[int, int], Tensor] | None = None,
+        attend: Callable[..., Tensor] = fused_attention,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        if n_heads < 1 or n_kv_heads < 1:
+            raise ValueError(f"attention needs at least one head: got n_heads={n_heads}, n_kv_heads={n_kv_heads}")
+        if d_head is None:
+            if d_model % n_heads:
+                raise ValueError(
+                    f"n_heads must divide d_model, or d_head must be given: got d_model={d_model}, n_heads={n_heads}"
+                )
+            d_head = d_model // n_heads
+        if n_heads % n_kv_heads:
+            raise ValueError(f"n_kv_heads must divide n_heads: got n_heads={n_heads}, n_kv_heads={n_kv_heads}")
+        self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
+        self.query = nn.Linear(d_model, n_heads * d_head, bias=bias)
+        self.key = nn.Linear(d_model, n_kv_heads * d_head, bias=bias)
+        self.value = nn.Linear(d_model, n_kv_heads * d_head, bias=bias)
+        self.output = nn.Linear(n_heads * d_head, d_model, bias=bias)
+        self.rotate = rotate
+        self.position_bias = position_bias
+        self.attend = attend
+        self.dropout = dropout
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "B S D"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        cache: KeyValueStore | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """What each position of x reads from x, or from `memory`.
+
+        With a cache, self-attention adds the keys and values of x to it and attends to all it holds;
+        cross-attention fills it from the memory once and reads it from then on. The mask is (T, S), broadcast
+        over B and H, where S counts what the cache holds too.
+        """
+        query = self._split(self.query(x), self.n_heads)
+        start = 0
+        if memory is None:
+            start = 0 if cache is None else cache.length
+            key, value = self._split(self.key(x)), self._split(self.value(x))
+            if self.rotate is not None:
+                query, key = self.rotate(query, start), self.rotate(key, start)
+            if cache is not None:
+                key, value = cache.append(key, value)
+        elif cache is not None and cache.length:
+            key, value = cache.contents()
+        else:
+            key, value = self._split(self.key(memory)), self._split(self.value(memory))
+            if cache is not None:
+                key, value = cache.append(key, value)
+
+        bias = None if self.position_bias is None else self.position_bias(query.shape[-2], key.shape[-2])
+        group = self.n_heads // self.n_kv_heads
+        if group > 1:
+            key, value = (t.repeat_interleave(group, dim=1) for t in (key, value))
+        dropout = self.dropout if self.training else 0.0
+        heads = self.attend(query, key, value, mask, bias=bias, dropout=dropout)  # (B, H, T, E)
+        return self.output(heads.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Float[Tensor, "B T HE"], n_heads: int | None = None) -> Float[Tensor, "B H T E"]:
+        return x.unflatten(-1, (n_heads or self.n_kv_heads, self.d_head)).transpose(1, 2)
+
+
+def _check_inputs(query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            f"queries and keys must have the same width: got query {tuple(query.shape)}, key {tuple(key.shape)}"
+        )
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"the mask must be boolean, True where a query may attend: got {mask.dtype}. "
+            "A number to add to the scores belongs in bias="
+        )
+    T, S = query.shape[-2], key.shape[-2]
+    rows, columns = mask.shape[-2:] if mask.ndim > 1 else (1, mask.shape[-1])
+    if rows not in (1, T) or columns not in (1, S):
+        raise ValueError(
+            f"the mask must be (T, S) = ({T}, {S}), a 1 standing for all: its last dimensions are ({rows}, {columns})"
+        )
+
+
+def _check_values(key: Tensor, value: Tensor) -> None:
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"there must be one value for each key: got {key.shape[-2]} keys and {value.shape[-2]} values")

@@ -1,0 +1,1 @@
+"""Text: strings <-> token ids. Nothing here needs torch."""

@@ -1,0 +1,81 @@
+"""Whole words as tokens: readable, and helpless before a word it has not seen.
+
+Good for a handful of sentences, where every token should be a word that a reader recognises.
+
+Used in chapters/03_algorithms/06_three_sentences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from llm_core.text.tokenizer import UnknownTokenError
+
+PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+
+
+class WordTokenizer:
+    """Words and punctuation marks as tokens, after four special ones.
+
+    `<pad>` (id 0) fills up a batch, `<bos>` and `<eos>` begin and end a sentence, `<unk>` stands for any word
+    that is not in the vocabulary. Case is kept.
+
+    >>> tokenizer = WordTokenizer.train(["I love reading books."])
+    >>> tokenizer.tokens("I love maps.")
+    ['I', 'love', 'maps', '.']
+    >>> tokenizer.encode("I love maps.")
+    [5, 7, 3, 4]
+    >>> tokenizer.decode([5, 7, 3, 4])
+    'I love <unk>.'
+    """
+
+    pad_id, bos_id, eos_id, unk_id = 0, 1, 2, 3
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.vocabulary = [PAD, BOS, EOS, UNK, *words]
+        self._ids = {word: id_ for id_, word in enumerate(self.vocabulary)}
+        if len(self._ids) != len(self.vocabulary):
+            raise ValueError("each word may stand in the vocabulary once, and the special tokens not at all")
+
+    @classmethod
+    def train(cls, sentences: Iterable[str]) -> WordTokenizer:
+        """The vocabulary of some sentences, in alphabetical order.
+
+        Raises:
+            ValueError: there is no word in them.
+        """
+        words = sorted({token for sentence in sentences for token in cls.tokens(sentence)})
+        if not words:
+            raise ValueError("a vocabulary cannot be made from no words: give at least one sentence with a word in it")
+        return cls(words)
+
+    @staticmethod
+    def tokens(text: str) -> list[str]:
+        """The words and punctuation marks of a text."""
+        return re.findall(r"\w+|[^\w\s]", text)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, the four special ones counted."""
+        return len(self.vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of the words of a text; a word outside the vocabulary becomes `<unk>`."""
+        return [self._ids.get(token, self.unk_id) for token in self.tokens(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of a sequence of ids: spaces between words, none before a punctuation mark.
+
+        `<pad>`, `<bos>` and `<eos>` are left out. Spacing other than that is not brought back.
+
+        Raises:
+            UnknownTokenError: an id is outside 0 ... vocab_size - 1.
+        """
+        words = [self._word(id_) for id_ in ids if id_ not in (self.pad_id, self.bos_id, self.eos_id)]
+        return re.sub(r" (?=[^\w\s<])", "", " ".join(words))
+
+    def _word(self, id_: int) -> str:
+        if not 0 <= id_ < self.vocab_size:
+            raise UnknownTokenError(f"ids run from 0 to {self.vocab_size - 1}: got {id_}")
+        return self.vocabulary[id_]

@@ -1,0 +1,211 @@
+"""Checkpoints: everything that the next step depends on, in one file.
+
+A checkpoint is a safetensors file. Its tensors are the model's weights, the optimizer's state and the states of
+the random generators; the rest (the step, settings) is JSON in the file's header. The file is written beside
+its place and then moved there, so that a crash, a full disk or a kill leaves the old file or the new one, never half
+of one. A SHA-256 of all it holds finds a file that was damaged later.
+
+Resuming from a checkpoint gives, on the same machine, the same bits as a run that was never stopped.
+
+Used in chapters/03_algorithms/06_three_sentences; taught, once it is written, in 03_algorithms/04_training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+FORMAT = "llm_core checkpoint 1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, read, or loaded into this model."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds, read and verified.
+
+    `settings` is whatever was saved with it (a model's config as a dict, for one).
+    """
+
+    step: int
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+    optimizer_groups: list[dict[str, Any]] | None
+    path: Path = field(compare=False)
+
+    def restore(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        generators: Mapping[str, torch.Generator] | None = None,
+    ) -> int:
+        """Put the model, the optimizer and the generators (torch's global one too) where they were; returns the step.
+
+        Raises:
+            CheckpointError: names or shapes differ from the model's, or the checkpoint has no state for the optimizer
+                or a generator. Nothing is changed then.
+        """
+        generators = generators or {}
+        weights = self._under("model")
+        self._check_weights(model, weights)
+        if optimizer is not None:
+            self._check_optimizer(optimizer)
+        random_states = self._under("random")
+        missing = [name for name in generators if name not in random_states]
+        if missing:
+            raise CheckpointError(
+                f"{self.path} holds no state of the generators {missing}; it has {sorted(random_states)}"
+            )
+
+        model.load_state_dict(weights)
+        if optimizer is not None:
+            optimizer.load_state_dict({"state": self._optimizer_state(), "param_groups": self.optimizer_groups})
+        torch.set_rng_state(random_states["torch"])
+        for name, generator in generators.items():
+            generator.set_state(random_states[name])
+        return self.step
+
+    def _under(self, prefix: str) -> dict[str, Tensor]:
+        start = prefix + "/"
+        return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+    def _check_weights(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        expected = model.state_dict()
+        missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+        if missing or extra:
+            raise CheckpointError(
+                f"{self.path} is of another model: the model has {len(missing)} weights that the file lacks "
+                f"({missing[:3]}), the file has {len(extra)} that the model lacks ({extra[:3]})"
+            )
+        for name, tensor in expected.items():
+            if tensor.shape != weights[name].shape:
+                raise CheckpointError(
+                    f"{self.path} is of a model of another size: {name} is {tuple(weights[name].shape)} in the file "
+                    f"and {tuple(tensor.shape)} in the model. Build the model from the settings saved in the file"
+                )
+
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.optimizer_groups is None:
+            raise CheckpointError(f"{self.path} was saved without an optimizer: it can be used, but not trained on")
+        saved = [len(group["params"]) for group in self.optimizer_groups]
+        here = [len(group["params"]) for group in optimizer.param_groups]
+        if saved != here:
+            raise CheckpointError(
+                f"{self.path} holds an optimizer whose groups have {saved} parameters; this one's have {here}"
+            )
+
+    def _optimizer_state(self) -> dict[int, dict[str, Tensor]]:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in self._under("optimizer").items():
+            index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+        return state
+
+
+def save_checkpoint(
+    path: str | Path,
+    *,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    generators: Mapping[str, torch.Generator] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint; returns its path.
+
+    Args:
+        path: the file, `*.safetensors` by custom; an older one there is replaced once the new one is complete.
+        step: steps taken so far.
+        model: its weights are saved. Two names of one tensor are not supported: tie weights in the forward pass.
+        optimizer: its state is saved, for training on.
+        generators: random generators besides torch's global one, by name (the one that draws batches, for one).
+        settings: anything that JSON can hold.
+
+    Raises:
+        CheckpointError: the folder is missing or read-only, the disk is full, or the settings are not JSON. An
+            older file is then as it was, and nothing is left beside it.
+    """
+    path = Path(path)
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    groups = None
+    if optimizer is not None:
+        saved = optimizer.state_dict()
+        groups = saved["param_groups"]
+        for index, state in saved["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+    # "torch" is the name of the global one, whatever else is called so.
+    tensors |= {f"random/{name}": generator.get_state() for name, generator in (generators or {}).items()}
+    tensors["random/torch"] = torch.get_rng_state()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    try:
+        header = json.dumps({"step": step, "settings": dict(settings or {}), "optimizer_groups": groups})
+        content = save(tensors, {"format": FORMAT, "header": header, "sha256": _digest(header, tensors)})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
+    _write_atomically(path, content)
+    return path
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint and verify it; `Checkpoint.restore` then puts it into a model.
+
+    Raises:
+        CheckpointError: there is no such file, it is not one of ours, or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file, it may be cut short: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint written by save_checkpoint")
+    if metadata.get("sha256") != _digest(metadata["header"], tensors):
+        raise CheckpointError(f"{path} is damaged: what it holds is not what was saved. Use an earlier checkpoint")
+    header = json.loads(metadata["header"])
+    return Checkpoint(header["step"], header["settings"], tensors, header["optimizer_groups"], path)
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            # On the disk before it takes the old file's name: a power cut must not leave the name on nothing.
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint cannot be written to {path}: {error.strerror or error}. "
+            "What was there before is still there; give a folder that exists, can be written to and has room"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
