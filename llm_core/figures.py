@@ -29,7 +29,7 @@ from torch import Tensor
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#AA3377", "#000000", "#767676"]
 DASHES = ["-", "--", "-.", ":", "-", "--"]
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.figsize": (5.8, 3.5),
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
@@ -93,7 +93,7 @@ def fingerprint(fig: Figure, *, digits: int = 4) -> str:
     for number, ax in enumerate(fig.axes, start=1):
         lines.append(f"axes {number}: {_axis('x', ax)}, {_axis('y', ax)}" + _quoted(ax.get_title()))
         for line in ax.lines:
-            points = line.get_xydata()
+            points = np.asarray(line.get_xydata())
             name = str(line.get_label())
             label = "" if name.startswith("_") else name
             lines.append(f"  line{_quoted(label)}, {len(points)} points" + _data([*points.T], digits))
@@ -187,7 +187,7 @@ def _data(columns: Iterable[Any], digits: int) -> str:
     """Ranges of some numbers, and their hash, to so many significant digits of the largest."""
     if digits < 1:
         return ""
-    arrays = [np.ma.filled(np.ma.asarray(column, dtype=float), np.nan).ravel() for column in columns]
+    arrays: list[np.ndarray] = [np.ma.filled(np.ma.asarray(column, dtype=float), np.nan).ravel() for column in columns]
     ranges = []
     rounded = []
     for array in arrays:
