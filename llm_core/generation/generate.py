@@ -9,7 +9,7 @@ Used in chapters/03_algorithms/06_three_sentences; taught, once it is written, i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -18,6 +18,7 @@ from torch import Tensor
 from llm_core.generation.sampling import greedy
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """What generation asks of a model."""
 

@@ -16,7 +16,7 @@ Taught in chapters/04_mathematics/01_dot_product_attention and chapters/03_algor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ def attention_weights(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = scale * query @ key.transpose(-2, -1)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias.to(scores.dtype)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return softmax(scores)
@@ -114,9 +114,12 @@ def fused_attention(
     if bias is not None:
         bias = bias.to(query.dtype)
         mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+    if mask is not None:
+        mask = torch.atleast_2d(mask)  # torch takes no mask of keys alone, (S,)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
 
 
+@runtime_checkable
 class KeyValueStore(Protocol):
     """What attention asks of a cache: how much it holds, what it holds, and to add to it."""
 
@@ -245,11 +248,12 @@ def _check_inputs(query: Tensor, key: Tensor, mask: Tensor | None) -> None:
             f"the mask must be boolean, True where a query may attend: got {mask.dtype}. "
             "A number to add to the scores belongs in bias="
         )
-    T, S = query.shape[-2], key.shape[-2]
-    rows, columns = mask.shape[-2:] if mask.ndim > 1 else (1, mask.shape[-1])
-    if rows not in (1, T) or columns not in (1, S):
+    scores = (*query.shape[:-1], key.shape[-2])
+    fits = all(m in (1, n) for m, n in zip(reversed(mask.shape), reversed(scores), strict=False))
+    if mask.ndim > len(scores) or not fits:
         raise ValueError(
-            f"the mask must be (T, S) = ({T}, {S}), a 1 standing for all: its last dimensions are ({rows}, {columns})"
+            f"the mask must fit the scores, (..., T, S) = {scores}, a 1 or a missing dimension standing for all: "
+            f"got a mask {tuple(mask.shape)}"
         )
 
 
