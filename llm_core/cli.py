@@ -1,0 +1,228 @@
+"""The `llm-core` command: the book's exercises from a terminal.
+
+    llm-core exercise list
+    llm-core exercise run 04/01_dot_product_attention -p n_tokens=6
+    llm-core exercise run my_copy.ipynb --output executed.ipynb
+    llm-core exercise report submissions --format csv
+    llm-core exercise solution 04/01_dot_product_attention
+
+The exit status is 0 if everything passed, 1 if something did not, 2 if the command was not understood.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+import llm_core
+from llm_core.exercises import catalogue
+
+app = typer.Typer(
+    help="The command line of the book 'Large Language Models: Redefining the Limits of Computation'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+exercise_app = typer.Typer(help="List, run and grade the book's exercises.", no_args_is_help=True)
+app.add_typer(exercise_app, name="exercise")
+
+
+class Format(StrEnum):
+    """How results are written."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+Parameters = Annotated[
+    list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter; may be repeated.")
+]
+Timeout = Annotated[float, typer.Option(help="Seconds that one cell may take.", metavar="S")]
+Formatted = Annotated[Format, typer.Option("--format", help="How to write the results.")]
+
+
+@app.callback()
+def main() -> None:
+    """The command line of the book."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version of the package."""
+    typer.echo(llm_core.__version__)
+
+
+@exercise_app.command("list")
+def list_exercises(format: Formatted = Format.table) -> None:
+    """List the exercises with their parameters."""
+    from llm_core.exercises import runner
+
+    chapters = _chapters()
+    rows = []
+    for exercise in catalogue.exercises():
+        path = None if chapters is None else exercise.notebook(chapters)
+        row: dict[str, Any] = {"exercise": exercise.name, "title": "", "parameters": "", "notebook": ""}
+        if path is not None:
+            notebook = runner.read(path)
+            title = next((c.source for c in notebook.cells if c.cell_type == "markdown"), "").splitlines()[0]
+            known = runner.parameters_of(notebook)
+            row["title"] = title.lstrip("# ")
+            row["parameters"] = " ".join(f"{name}={entry['default']}" for name, entry in known.items())
+            row["notebook"] = str(path)
+        rows.append(row)
+    _write(rows, format, leave_out=("notebook",))
+    if chapters is None:
+        typer.echo(_NO_CHAPTERS, err=True)
+
+
+@exercise_app.command("run")
+def run_exercise(
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_NOTEBOOK", help="An exercise, or a notebook's file.")],
+    parameter: Parameters = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Keep the executed notebook in this file.", metavar="FILE", show_default=False)
+    ] = None,
+    timeout: Timeout = 60.0,
+    format: Formatted = Format.table,
+) -> None:
+    """Run one notebook with parameters and show what its checker found."""
+    from llm_core.exercises import runner
+
+    with _usage_errors():
+        path = _notebook(name)
+        result = runner.run(path, _split(parameter), output=output, timeout=timeout, progress=True)
+    if format is Format.table:
+        settings = ", ".join(f"{key}={value}" for key, value in result.parameters.items())
+        counted = f" {result.passed} of {result.total} checks passed" if result.total else ""
+        typer.echo(
+            f"{result.exercise or result.file}: {result.status}.{counted}" + (f" ({settings})" if settings else "")
+        )
+        if result.message:
+            typer.echo(result.message)
+    else:
+        _write([result.to_dict()], format)
+    raise typer.Exit(0 if result.status == "passed" else 1)
+
+
+@exercise_app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder with the learners' notebooks.", metavar="FOLDER")],
+    parameter: Parameters = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Keep the executed notebooks in this folder.", metavar="FOLDER", show_default=False),
+    ] = None,
+    timeout: Timeout = 60.0,
+    format: Formatted = Format.table,
+) -> None:
+    """Run every notebook of a folder and write one row for each."""
+    from llm_core.exercises import runner
+
+    with _usage_errors():
+        results = runner.run_folder(
+            folder,
+            _split(parameter),
+            output=output,
+            timeout=timeout,
+            progress=lambda files: tqdm(files, desc="notebooks", unit="notebook", leave=False, disable=None),
+        )
+    _write([result.to_dict() for result in results], format)
+    if format is Format.table:
+        passed = sum(result.status == "passed" for result in results)
+        typer.echo(f"\n{passed} of {len(results)} notebooks passed.")
+    raise typer.Exit(0 if all(result.status == "passed" for result in results) else 1)
+
+
+@exercise_app.command()
+def solution(name: Annotated[str, typer.Argument(help="An exercise.", metavar="NAME")]) -> None:
+    """Print an exercise's reference solution, as it would stand in the stub cell."""
+    with _usage_errors():
+        typer.echo(catalogue.find(name).solution, nl=False)
+
+
+_NO_CHAPTERS = (
+    "The exercises' notebooks belong to the book's repository and are not part of the installed package. "
+    "Run this in a clone of the repository, or give the file of a notebook."
+)
+
+
+def _chapters() -> Path | None:
+    """The chapters of the checkout that the package runs from, or of the one we stand in."""
+    roots = [Path(llm_core.__file__).parents[1], Path.cwd(), *Path.cwd().parents]
+    return next((r / "chapters" for r in roots if any(r.glob("chapters/*_*/exercises/*.ipynb"))), None)
+
+
+def _notebook(name: str) -> Path:
+    path = Path(name)
+    if path.suffix == ".ipynb" or path.is_file():
+        if not path.is_file():
+            raise ValueError(f"there is no notebook {name}")
+        return path
+    exercise = catalogue.find(name)
+    chapters = _chapters()
+    found = None if chapters is None else exercise.notebook(chapters)
+    if found is None:
+        raise ValueError(f"the notebook of {exercise.name} is not here. {_NO_CHAPTERS}")
+    return found
+
+
+def _split(parameters: Sequence[str] | None) -> dict[str, str]:
+    values = {}
+    for text in parameters or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"a parameter is written NAME=VALUE, got {text!r}")
+        values[name.strip()] = value.strip()
+    return values
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _write(rows: Sequence[dict[str, Any]], format: Format, leave_out: Sequence[str] = ()) -> None:
+    if format is Format.json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    flat = [{name: _text(value) for name, value in row.items()} for row in rows]
+    names = list(flat[0])
+    if format is Format.csv:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows(flat)
+        typer.echo(text.getvalue(), nl=False)
+        return
+    names = [name for name in names if name not in leave_out]
+    lines = [names, *([row[name] for name in names] for row in flat)]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(names))]
+    for line in lines:
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={entry}" for name, entry in value.items())
+    return " ".join(str(value).split())
+
+
+def _width(text: str) -> int:
+    """How many columns a terminal needs for it: Chinese characters take two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -1,0 +1,1 @@
+"""Exercise 03/01: causal self-attention with several heads."""

@@ -1,0 +1,1 @@
+"""Exercise 03/06: a batch of sentences, its targets and its loss."""

@@ -1,0 +1,394 @@
+"""Every checker: passes what is right, names what is wrong, and says something useful about the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from work import EXERCISES, FUNCTIONS, PARAMETERS, cell_of, examined, learners_notebook, load, names
+
+from llm_core.exercises import catalogue, check, draw
+from llm_core.exercises.catalogue import Exercise
+from llm_core.exercises.exam import Exam
+from llm_core.exercises.s03_01_self_attention import checker as self_attention_checker
+from llm_core.exercises.s03_06_three_sentences import checker as three_sentences_checker
+from llm_core.exercises.s04_01_dot_product_attention import checker as dot_product_checker
+from llm_core.exercises.s04_03_worked_example import checker as worked_example_checker
+from llm_core.layers.attention import MultiHeadAttention, attention
+from llm_core.layers.masks import causal
+
+DOT = catalogue.find("04/01_dot_product_attention")
+SELF = catalogue.find("03/01_self_attention")
+EXAMPLE = catalogue.find("04/03_worked_example")
+SENTENCES = catalogue.find("03/06_three_sentences")
+
+MUTANTS = [(exercise, mutant) for exercise in EXERCISES for mutant in exercise.mutants]
+
+
+@pytest.fixture(autouse=True)
+def _same_dropout_every_time():
+    torch.manual_seed(0)
+
+
+def assert_solution_passes(exercise: Exercise, parameters: dict[str, Any]) -> None:
+    report = examined(exercise, parameters, exercise.solution)
+    assert report.status == "passed", report
+
+
+def assert_mutant_is_named(exercise: Exercise, mutant: str, parameters: dict[str, Any], first: bool) -> None:
+    report = examined(exercise, parameters, exercise.solution, exercise.mutants[mutant])
+    found = [finding.id for finding in report.findings]
+    assert report.status == "failed"
+    assert mutant in found, report
+    if first:  # with sizes of one, a mistake can look like another one in some part
+        assert found[0] == mutant, report
+
+
+# --- solutions, stubs, mutants ---
+
+
+def test_the_tests_know_every_exercise():
+    assert {exercise.name for exercise in EXERCISES} == set(PARAMETERS) == set(FUNCTIONS)
+    assert len(EXERCISES) >= 4
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=names)
+@pytest.mark.parametrize("which", range(4))
+def test_the_solution_passes(exercise: Exercise, which: int):
+    assert_solution_passes(exercise, PARAMETERS[exercise.name][which])
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=names)
+def test_the_solution_passes_with_every_seed(exercise: Exercise):
+    for seed in range(15):
+        assert_solution_passes(exercise, {**PARAMETERS[exercise.name][0], "seed": seed})
+
+
+@pytest.mark.parametrize(("exercise", "mutant"), MUTANTS, ids=[f"{e.name}-{m}" for e, m in MUTANTS])
+def test_the_mutant_is_named(exercise: Exercise, mutant: str):
+    for which, parameters in enumerate(PARAMETERS[exercise.name]):
+        assert_mutant_is_named(exercise, mutant, parameters, first=which == 0)
+
+
+@pytest.mark.parametrize(("exercise", "mutant"), MUTANTS, ids=[f"{e.name}-{m}" for e, m in MUTANTS])
+def test_the_mutant_is_named_with_other_seeds(exercise: Exercise, mutant: str):
+    for seed in (11,):
+        assert_mutant_is_named(exercise, mutant, {**PARAMETERS[exercise.name][0], "seed": seed}, first=True)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=names)
+def test_every_mistake_that_a_checker_knows_has_its_mutant(exercise: Exercise):
+    module = exercise.checker()
+    tables = [value for value in vars(module).values() if isinstance(value, tuple)]
+    known = {entry.id for table in tables for entry in table if hasattr(entry, "knobs")}
+    known |= {value.id for value in vars(module).values() if getattr(value, "known", False) is True}
+    assert known
+    assert known <= set(exercise.mutants)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=names)
+def test_the_untouched_stub_gets_a_friendly_answer(exercise: Exercise):
+    stub = "import torch\nfrom torch import Tensor\n" + cell_of(learners_notebook(exercise), "stub").source
+    report = examined(exercise, PARAMETERS[exercise.name][0], stub)
+    assert report.status == "not started"
+    assert report.passed == 0
+    for name in FUNCTIONS[exercise.name]:
+        assert f"`{name}` still raises NotImplementedError" in repr(report)
+    assert "Traceback" not in repr(report)
+    assert "Not started yet" in report.to_markdown()
+
+
+@pytest.mark.parametrize("exercise", [EXAMPLE, SENTENCES], ids=names)
+def test_half_of_the_work_is_half_of_the_report(exercise: Exercise):
+    stub = cell_of(learners_notebook(exercise), "stub").source
+    second = stub[stub.index(f"def {FUNCTIONS[exercise.name][1]}") :]
+    report = examined(exercise, PARAMETERS[exercise.name][0], exercise.solution, second)
+    assert report.status == "failed"
+    assert 0 < report.passed < report.total
+    assert [finding.id for finding in report.findings] == ["not_started"]
+
+
+# --- a wrong checker is noticed ---
+
+
+def break_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        dot_product_checker.F, "scaled_dot_product_attention", lambda *a, **k: right(*a, **{**k, "scale": 1.0})
+    )
+
+
+def test_a_checker_with_a_wrong_reference_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    break_reference(monkeypatch)
+    with pytest.raises(AssertionError, match="failed"):
+        assert_solution_passes(DOT, PARAMETERS[DOT.name][0])
+
+
+def test_a_checker_that_accepts_everything_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Exam, "same", lambda *a, **k: True)
+    for exercise, mutant in [(DOT, "not_scaled"), (SELF, "no_output_projection"), (SENTENCES, "no_shift")]:
+        with pytest.raises(AssertionError):
+            assert_mutant_is_named(exercise, mutant, PARAMETERS[exercise.name][0], first=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "table", "exercise"),
+    [
+        (dot_product_checker, "MISTAKES", DOT),
+        (self_attention_checker, "MISTAKES", SELF),
+        (worked_example_checker, "ONE_HEAD", EXAMPLE),
+        (worked_example_checker, "TWO_HEADS", EXAMPLE),
+        (three_sentences_checker, "BATCH", SENTENCES),
+        (three_sentences_checker, "LOSS", SENTENCES),
+    ],
+    ids=lambda value: getattr(value, "name", None) if isinstance(value, Exercise) else None,
+)
+def test_a_checker_that_forgets_a_mistake_is_noticed(
+    module: Any, table: str, exercise: Exercise, monkeypatch: pytest.MonkeyPatch
+):
+    known = getattr(module, table)
+    for mistake in known[::4]:  # a sample: each costs a full search for what explains it
+        monkeypatch.setattr(module, table, tuple(entry for entry in known if entry is not mistake))
+        with pytest.raises(AssertionError):
+            assert_mutant_is_named(exercise, mistake.id, PARAMETERS[exercise.name][0], first=True)
+
+
+def test_a_checker_that_mixes_up_two_names_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    first, second, *rest = dot_product_checker.MISTAKES
+    swapped = (replace(first, id=second.id), replace(second, id=first.id), *rest)
+    monkeypatch.setattr(dot_product_checker, "MISTAKES", swapped)
+    with pytest.raises(AssertionError):
+        assert_mutant_is_named(DOT, first.id, PARAMETERS[DOT.name][0], first=True)
+
+
+# --- the checkers' knobs, turned to right, against what we did not write, and the package's own layers ---
+
+
+def test_attention_agrees_with_the_package_and_with_torch():
+    query, key, value = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 6)
+    mask = causal(4, 5)
+    ours = dot_product_checker.variant(query, key, value, mask)
+    torch.testing.assert_close(ours, attention(query, key, value, mask))
+    torch.testing.assert_close(ours, torch.nn.functional.scaled_dot_product_attention(query, key, value, mask))
+
+
+@pytest.mark.parametrize("n_heads", [1, 2, 4, 8])
+def test_self_attention_agrees_with_the_package_and_with_torch(n_heads: int):
+    x, *weights = torch.randn(3, 5, 8), *(torch.randn(8, 8) for _ in range(4))
+    right = self_attention_checker.reference(x, *weights, n_heads)
+    torch.testing.assert_close(self_attention_checker.variant(x, *weights, n_heads), right, atol=1e-4, rtol=1e-4)
+
+    layer = MultiHeadAttention(8, n_heads, bias=False)
+    for part, weight in zip((layer.query, layer.key, layer.value, layer.output), weights, strict=True):
+        part.weight = nn.Parameter(weight.T.clone())
+    torch.testing.assert_close(layer(x, mask=causal(5)).detach(), right, atol=1e-4, rtol=1e-4)
+
+    theirs = nn.MultiheadAttention(8, n_heads, bias=False, batch_first=True)
+    theirs.in_proj_weight = nn.Parameter(torch.cat([w.T for w in weights[:3]]))
+    theirs.out_proj.weight = nn.Parameter(weights[3].T.clone())
+    output, _ = theirs(x, x, x, attn_mask=~causal(5))
+    torch.testing.assert_close(output.detach(), right, atol=1e-4, rtol=1e-4)
+
+
+def test_the_worked_example_by_hand():
+    Q, K = torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([[3.0, 1.0], [0.0, 2.0]])
+    V = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    right = worked_example_checker._right_head(Q, K, V)
+    assert right["scores"].tolist() == [[3.0, 0.0], [7.0, 2.0]]
+    e = np.exp(3 / np.sqrt(2))
+    np.testing.assert_allclose(right["weights"][0], [e / (e + 1), 1 / (e + 1)], rtol=1e-6)
+    torch.testing.assert_close(right["output"], right["weights"] @ V)
+    for step, value in right.items():
+        torch.testing.assert_close(worked_example_checker.one_head_variant(Q, K, V, step), value)
+
+
+def test_the_batch_by_hand():
+    right = three_sentences_checker.reference([[7, 8], []], bos=1, eos=2, pad=0)
+    assert right["inputs"].tolist() == [[1, 7, 8], [1, 0, 0]]
+    assert right["targets"].tolist() == [[7, 8, 2], [2, 0, 0]]
+    assert right["mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_log_softmax_twice_is_no_mistake():
+    """It is often listed as one, but log_softmax leaves log-probabilities as they are; only softmax twice is."""
+    logits = torch.randn(4, 9, dtype=torch.float64)
+    once = logits.log_softmax(-1)
+    torch.testing.assert_close(once.log_softmax(-1), once)
+
+
+# --- anything may come back ---
+
+HEADER = (
+    "import numpy as np\nimport torch\nfrom torch import Tensor\n\n\ndef attention(query, key, value, mask=None):\n"
+)
+
+
+def found(body: str, **changed: Any) -> dict[str, str]:
+    """The findings about an `attention` with this body."""
+    indented = "".join(f"    {line}\n" for line in body.splitlines())
+    report = examined(DOT, {**PARAMETERS[DOT.name][0], **changed}, HEADER + indented)
+    assert report.status != "passed"
+    return {finding.id: finding.message for finding in report.findings}
+
+
+@pytest.mark.parametrize(
+    ("body", "id", "message"),
+    [
+        ("pass", "returned_none", "returned None"),
+        ("return None", "returned_none", "needs a tensor"),
+        ("return 3", "type", "an int"),
+        ("return query, key", "type", "a tuple of 2"),
+        ("return 'text'", "type", "a str"),
+        ("return query @ key", "raised", "RuntimeError"),
+        ("return 1 / 0", "raised", "line 7 of its cell: `return 1 / 0`"),
+        ("x = query\nraise KeyError('d_k')", "raised", "`KeyError: 'd_k'` (line 8"),
+        ("return undefined", "raised", "name 'undefined' is not defined"),
+        ("raise SystemExit(3)", "raised", "SystemExit: 3"),
+        ("return attention(query, key, value, mask)", "raised", "RecursionError"),
+        ("return torch.zeros(2, 2)", "shape", "(2, 2); with these inputs it has to be (4, 3)"),
+        ("return value.new_zeros(*query.shape[:-1], value.shape[-1])", "constant", "All numbers"),
+        ("return torch.full((*query.shape[:-1], value.shape[-1]), float('nan'))", "not_finite", "12 of 12"),
+        ("query.zero_()\nreturn value", "input_changed", "its first argument"),
+        ("value += 1\nreturn value", "input_changed", "its third argument"),
+    ],
+)
+def test_whatever_comes_back_is_described(body: str, id: str, message: str):
+    findings = found(body)
+    assert id in findings
+    assert message in findings[id]
+
+
+def test_an_error_inside_a_helper_names_the_line_of_the_helper():
+    helper = "def softmax(x):\n    y = x.exp()\n    return y / y.sun()\n"
+    body = HEADER + "    return softmax(query @ key.transpose(-2, -1)) @ value\n"
+    report = examined(DOT, PARAMETERS[DOT.name][0], helper + body)
+    assert "`return y / y.sun()`" in report.message
+
+
+def test_an_error_of_not_implemented_from_a_library_is_no_stub():
+    findings = found("import io\nreturn io.IOBase().fileno() or io.RawIOBase().read(1) or object.__reduce_ex__()")
+    assert "not_started" not in findings
+
+
+@pytest.mark.parametrize("thing", [None, 3, "attention", torch.zeros(2)], ids=repr)
+def test_something_that_is_no_function(thing: Any):
+    report = check(DOT.name, attention=thing, **PARAMETERS[DOT.name][0])
+    assert [finding.id for finding in report.findings] == ["not_a_function"]
+
+
+def test_the_wrong_number_of_arguments():
+    report = check(DOT.name, attention=lambda query: query, **PARAMETERS[DOT.name][0])
+    assert "takes 1 positional argument" in report.message
+
+
+def test_numpy_is_welcome():
+    code = """
+import numpy as np
+
+def attention(query, key, value, mask=None):
+    query, key, value = (np.asarray(x) for x in (query, key, value))
+    scores = query @ np.swapaxes(key, -2, -1) / np.sqrt(query.shape[-1])
+    if mask is not None:
+        scores = np.where(np.asarray(mask), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return (weights / weights.sum(-1, keepdims=True)) @ value
+"""
+    assert examined(DOT, PARAMETERS[DOT.name][0], code).status == "passed"
+
+
+def test_two_mistakes_at_once_are_both_named():
+    both = DOT.mutants["not_scaled"].replace("~mask", "mask")
+    report = examined(DOT, {**PARAMETERS[DOT.name][0], "causal": True}, both)
+    assert [finding.id for finding in report.findings][:2] == ["not_scaled", "mask_inverted"]
+
+
+def test_a_right_answer_for_another_seed_is_wrong():
+    """Numbers come from the seed: what one learner typed in does not pass for another one."""
+    rows = [draw(EXAMPLE.name, **{**PARAMETERS[EXAMPLE.name][0], "seed": seed}).Q.tolist() for seed in range(5)]
+    assert len({str(row) for row in rows}) == 5
+    assert draw(EXAMPLE.name, **PARAMETERS[EXAMPLE.name][0]).Q.tolist() == rows[0]
+
+
+def test_the_same_work_gives_the_same_report():
+    for mutant in ("not_scaled", "raised"):
+        text = SELF.mutants[mutant]
+        first, second = (examined(SELF, PARAMETERS[SELF.name][0], text).to_dict() for _ in range(2))
+        assert first == second
+
+
+# --- the call ---
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: check("04/99_nothing"), "there is no exercise '04/99_nothing'"),
+        (lambda: check("04/01_dot_product_atention"), "did you mean '04/01_dot_product_attention'"),
+        (lambda: check("04/"), "could be any of"),
+        (lambda: check(DOT.name, attention=None), "seed= is missing"),
+        (lambda: check(DOT.name, attention=None, heads=3, **PARAMETERS[DOT.name][0]), "heads= is unknown"),
+        (lambda: draw(DOT.name, seed=0), "nothing to draw"),
+        (lambda: draw(EXAMPLE.name, seed=-1, n_tokens=3, d_k=4), "seed must be a whole number from 0 on, got -1"),
+        (lambda: draw(EXAMPLE.name, seed=0, n_tokens=0, d_k=4), "n_tokens must be a whole number from 1 to 512"),
+        (lambda: draw(EXAMPLE.name, seed=0, n_tokens=3, d_k=10_000), "got 10000"),
+        (
+            lambda: check(SELF.name, self_attention=None, seed=0, n_tokens=3, d_model=8, n_heads=3),
+            "n_heads must divide d_model: got d_model=8, n_heads=3",
+        ),
+    ],
+)
+def test_a_call_that_cannot_work_says_why(call: Callable[[], Any], message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+# --- the report ---
+
+
+def test_a_report_shows_itself_in_three_ways():
+    report = examined(DOT, PARAMETERS[DOT.name][0], DOT.mutants["not_scaled"])
+    bundle = report._repr_mimebundle_()
+    assert bundle["text/plain"].startswith("1 of 7 checks passed. (seed 0, n_tokens 4")
+    assert "**The scores are not divided by the square root of d_k.**" in bundle["text/markdown"]
+    assert "| a single token | passed |" in bundle["text/markdown"]
+    data = bundle["application/vnd.llm-core.report+json"]
+    assert (data["status"], data["passed"], data["total"]) == ("failed", 1, 7)
+    assert data["findings"][0]["id"] == "not_scaled"
+    assert len(data["findings"][0]["checks"]) == 6
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=names)
+def test_no_report_holds_what_markdown_would_swallow(exercise: Exercise):
+    """`<eos>` outside a code span is a tag to Markdown, and is not shown."""
+    for mutant, text in exercise.mutants.items():
+        shown = examined(exercise, PARAMETERS[exercise.name][0], exercise.solution, text).to_markdown()
+        outside = re.sub(r"`[^`\n]*`", "", shown)
+        assert "<" not in outside, (mutant, outside)
+        assert outside.count("`") == 0, (mutant, outside)
+
+
+def test_a_report_says_the_same_thing_once():
+    report = examined(DOT, PARAMETERS[DOT.name][0], DOT.mutants["not_scaled"])
+    assert repr(report).count("not divided by the square root") == 1
+
+
+def test_a_passed_report_names_no_mistake():
+    report = examined(DOT, PARAMETERS[DOT.name][0], DOT.solution)
+    assert repr(report) == "All 7 checks passed. (seed 0, n_tokens 4, d_k 4, d_v 3, causal False)"
+    assert report.message == ""
+
+
+def test_no_message_gives_the_answer_away():
+    """A finding says what is wrong; the right numbers stay out of it."""
+    report = examined(EXAMPLE, PARAMETERS[EXAMPLE.name][0], EXAMPLE.solution, EXAMPLE.mutants["all_rows_equal"])
+    given: tuple[Tensor, ...] = draw(EXAMPLE.name, **PARAMETERS[EXAMPLE.name][0])
+    right = load(EXAMPLE.solution)["one_head"](*given[:3])
+    for table in right[1:]:
+        for number in table.flatten().tolist():
+            assert f"{number:.3f}" not in repr(report)

@@ -1,0 +1,94 @@
+"""Learners' work for the tests: code loaded as if it stood in a notebook's cell, and notebooks built from it."""
+
+from __future__ import annotations
+
+import linecache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from llm_core.exercises import Report, check
+from llm_core.exercises.catalogue import Exercise, exercises
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = ROOT / "chapters"
+
+# The first set of each are the notebook's own defaults; then the smallest sizes, and larger ones.
+PARAMETERS: dict[str, list[dict[str, Any]]] = {
+    "03/01_self_attention": [
+        {"seed": 0, "n_tokens": 5, "d_model": 8, "n_heads": 2},
+        {"seed": 1, "n_tokens": 1, "d_model": 1, "n_heads": 1},
+        {"seed": 2, "n_tokens": 7, "d_model": 12, "n_heads": 3},
+        {"seed": 3, "n_tokens": 17, "d_model": 32, "n_heads": 8},
+    ],
+    "03/06_three_sentences": [
+        {"seed": 0, "batch_size": 3, "max_length": 5, "n_words": 12},
+        {"seed": 1, "batch_size": 1, "max_length": 1, "n_words": 1},
+        {"seed": 2, "batch_size": 8, "max_length": 2, "n_words": 3},
+        {"seed": 3, "batch_size": 12, "max_length": 20, "n_words": 300},
+    ],
+    "04/01_dot_product_attention": [
+        {"seed": 0, "n_tokens": 4, "d_k": 4, "d_v": 3, "causal": False},
+        {"seed": 1, "n_tokens": 1, "d_k": 1, "d_v": 1, "causal": True},
+        {"seed": 2, "n_tokens": 6, "d_k": 4, "d_v": 16, "causal": True},
+        {"seed": 3, "n_tokens": 50, "d_k": 64, "d_v": 64, "causal": True},
+    ],
+    "04/03_worked_example": [
+        {"seed": 0, "n_tokens": 3, "d_k": 4},
+        {"seed": 1, "n_tokens": 1, "d_k": 1},
+        {"seed": 2, "n_tokens": 5, "d_k": 9},
+        {"seed": 3, "n_tokens": 12, "d_k": 2},
+    ],
+}
+
+FUNCTIONS = {
+    "03/01_self_attention": ("self_attention",),
+    "03/06_three_sentences": ("make_batch", "mean_loss"),
+    "04/01_dot_product_attention": ("attention",),
+    "04/03_worked_example": ("one_head", "two_heads"),
+}
+
+EXERCISES = exercises()
+_number = count()
+
+
+def names(exercise: Exercise) -> str:
+    return exercise.name
+
+
+def load(*cells: str) -> dict[str, Any]:
+    """What these cells define, each compiled as a file of its own, as ipykernel does it."""
+    namespace: dict[str, Any] = {}
+    for text in cells:
+        file = f"<cell {next(_number)}>"
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        exec(compile(text, file, "exec"), namespace)
+    return namespace
+
+
+def examined(exercise: Exercise, parameters: dict[str, Any], *cells: str) -> Report:
+    """The report on these cells, the later ones redefining what the earlier ones define."""
+    defined = load(*cells)
+    return check(exercise.name, **{name: defined[name] for name in FUNCTIONS[exercise.name]}, **parameters)
+
+
+def learners_notebook(exercise: Exercise) -> NotebookNode:
+    path = exercise.notebook(CHAPTERS)
+    assert path is not None
+    return nbformat.read(path, as_version=4)
+
+
+def cell_of(notebook: NotebookNode, tag: str) -> NotebookNode:
+    return next(cell for cell in notebook.cells if tag in cell.metadata.get("tags", ()))
+
+
+def handed_in(exercise: Exercise, path: Path, stub: str) -> Path:
+    """The learner's notebook with this in its stub cell, saved to `path`."""
+    notebook = learners_notebook(exercise)
+    cell_of(notebook, "stub").source = stub
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
