@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,7 +22,10 @@ import numpy as np
 from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryLocator
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
 # Told apart by readers with any common colour blindness, each with at least 3:1 contrast on white; the first
@@ -89,26 +93,36 @@ def show(fig: Figure, *, alt: str, caption: str, digits: int = 4) -> None:
 
 def fingerprint(fig: Figure, *, digits: int = 4) -> str:
     """What a figure draws, in a few lines of text: axes, artists, how many points, their ranges and a hash."""
-    lines = [f"figure with {len(fig.axes)} axes"]
+    words = [text.get_text() for text in fig.texts]
+    lines = [f"figure with {len(fig.axes)} axes" + (f", {_texts(words, digits)}" if words else "")]
     for number, ax in enumerate(fig.axes, start=1):
         lines.append(f"axes {number}: {_axis('x', ax)}, {_axis('y', ax)}" + _quoted(ax.get_title()))
         for line in ax.lines:
-            points = np.asarray(line.get_xydata())
+            points = _drawn(line.get_xydata(), ax)
             name = str(line.get_label())
             label = "" if name.startswith("_") else name
             lines.append(f"  line{_quoted(label)}, {len(points)} points" + _data([*points.T], digits))
         for image in ax.images:
-            lines.append(f"  image {_shape(image.get_array())}" + _data([image.get_array()], digits))
+            array = image.get_array()
+            lines.append(f"  image {_shape(array)}" + _data([array], digits) + _colours(image, digits))
         for collection in ax.collections:
+            offsets: np.ndarray = np.ma.filled(np.ma.asarray(collection.get_offsets(), dtype=float), np.nan)
+            outlines = np.concatenate([path.vertices for path in collection.get_paths()] or [np.empty((0, 2))])
+            data = [*_drawn(offsets, ax).T, *_drawn(outlines, ax).T]
             array = collection.get_array()
-            data = [*np.asarray(collection.get_offsets()).T] if array is None else [array]
-            lines.append(f"  {type(collection).__name__} {_shape(data[0])}" + _data(data, digits))
+            size = len(offsets) if array is None else _shape(array)
+            colours = "" if array is None else _data([array], digits) + _colours(collection, digits)
+            lines.append(f"  {type(collection).__name__} {size}" + _data(data, digits) + colours)
         if ax.patches:
             boxes = np.array([patch.get_extents().transformed(ax.transData.inverted()).extents for patch in ax.patches])
-            lines.append(f"  {len(boxes)} patches" + _data([boxes[:, 2], boxes[:, 3]], digits))
-        if ax.texts:
-            words = [text.get_text() for text in ax.texts]
-            lines.append(f"  {len(words)} texts" + (f" #{_hash(words)}" if digits >= 3 else ""))
+            lines.append(f"  {len(boxes)} patches" + _data([boxes[:, [0, 2]], boxes[:, [1, 3]]], digits))
+        words = [text.get_text() for text in ax.texts]
+        if words:
+            lines.append(f"  {_texts(words, digits)}")
+        legend = ax.get_legend()
+        if legend is not None:
+            words = [text.get_text() for text in (legend.get_title(), *legend.get_texts())]
+            lines.append(f"  legend, {_texts(words, digits)}")
     return "\n".join(lines)
 
 
@@ -140,13 +154,13 @@ def heat_map(
     Raises:
         ValueError: the labels are not as many as the rows and columns.
     """
-    array = np.asarray(values, dtype=float)
+    array = _array(values)
     if array.shape != (len(rows), len(columns)):
         raise ValueError(
             f"each row and column needs its label: got values {array.shape}, {len(rows)} row labels and "
             f"{len(columns)} column labels"
         )
-    may = np.ones(array.shape, dtype=bool) if mask is None else np.broadcast_to(np.asarray(mask), array.shape)
+    may = np.ones(array.shape, dtype=bool) if mask is None else np.broadcast_to(_array(mask) > 0, array.shape)
     if ax is None:
         size = 0.55 * max(len(columns), len(rows)) + 1.4
         _, ax = plt.subplots(figsize=(max(3.2, min(6.4, size)), max(2.6, min(6.0, size * 0.9))))
@@ -159,20 +173,46 @@ def heat_map(
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    for (i, j), value in np.ndenumerate(array):
+    # Rounded first: 1/8 is written 0.12, and 1/8 with an error in its last bit is too.
+    size = max(abs(low), abs(high)) or 1.0
+    for (i, j), value in np.ndenumerate(np.round(array / size, 6) * size + 0.0):
         if not may[i, j]:
             ax.text(j, i, "·", ha="center", va="center", color="#767676")
         elif numbers is not None:
             strong = value > low + 0.55 * (high - low)
-            text = numbers.format(value + 0.0)
+            text = numbers.format(value)
             ax.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if strong else "black")
     return ax
+
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    """Numbers as a model gives them: with gradients, in bfloat16, on a GPU."""
+    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=float)
 
 
 def _axis(name: str, ax: Axes) -> str:
     axis = ax.xaxis if name == "x" else ax.yaxis
     scale = "" if axis.get_scale() == "linear" else f" ({axis.get_scale()})"
-    return f"{name}{_quoted(axis.get_label_text())}{scale}"
+    # Other ticks follow from the data.
+    chosen = isinstance(axis.get_major_locator(), FixedLocator | StrCategoryLocator)
+    ticks = [tick.get_text() for tick in axis.get_ticklabels()] if chosen else []
+    labels = f" [{len(ticks)} labels #{_hash(ticks)}]" if any(ticks) else ""
+    return f"{name}{_quoted(axis.get_label_text())}{scale}{labels}"
+
+
+def _drawn(points: Any, ax: Axes) -> np.ndarray:
+    """Points as the axes draw them: on a logarithmic one, small numbers count as much as large ones."""
+    points = np.asarray(points, dtype=float)
+    drawn = ax.transScale.transform(points)
+    return np.where((drawn == -1000) & (points != -1000), np.nan, drawn)  # -1000: matplotlib's logarithm of 0
+
+
+def _texts(words: list[str], digits: int) -> str:
+    return f"{len(words)} texts" + (f" #{_hash(words)}" if digits >= 3 else "")
+
+
+def _colours(mappable: ScalarMappable, digits: int) -> str:
+    return f", {mappable.get_cmap().name}" + _data([np.array(mappable.get_clim())], min(digits, 2))
 
 
 def _quoted(text: str) -> str:
@@ -189,22 +229,25 @@ def _data(columns: Iterable[Any], digits: int) -> str:
         return ""
     arrays: list[np.ndarray] = [np.ma.filled(np.ma.asarray(column, dtype=float), np.nan).ravel() for column in columns]
     ranges = []
-    rounded = []
+    rounded: list[str] = []
     for array in arrays:
         finite = array[np.isfinite(array)]
         if not finite.size:
             ranges.append("empty")
             continue
-        ranges.append(f"{_round(finite.min(), digits)} .. {_round(finite.max(), digits)}")
-        size = float(np.abs(finite).max()) or 1.0
-        # Against the largest, not each by itself: what should be zero differs from machine to machine.
-        rounded += [f"{x + 0.0:.{digits}f}" for x in np.round(array / size, digits)]
+        # Steps of the largest number, not of each by itself: what should be zero differs from machine to machine.
+        # And so does what lies on the edge between two steps, which is why the edges are moved away from the round
+        # numbers that figures are full of (1/8, 0.25, 10.0).
+        size = float(np.abs(finite).max())
+        size = size if size > 1e-12 else 1.0
+        step = 10.0 ** (math.floor(math.log10(size) + 1e-6) + 1 - digits)
+        steps = np.floor(array / step + 0.5 + 0.0137) + 0.0
+        shown = steps[np.isfinite(steps)]
+        low, high = float(shown.min()), float(shown.max())
+        ranges.append(f"{low * step:g} .. {high * step:g}")
+        rounded += [f"{x:.0f}" for x in steps]
     text = ", " + ", ".join(ranges)
     return text + (f" #{_hash(rounded)}" if digits >= 3 else "")
-
-
-def _round(x: float, digits: int) -> str:
-    return f"{float(f'{x:.{digits - 1}e}') + 0.0:g}"
 
 
 def _hash(words: Iterable[str]) -> str:

@@ -40,6 +40,8 @@ def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
     """
     if not 0 < p <= 1:
         raise ValueError(f"top-p keeps a share of the probability, 0 < p <= 1: got p={p}")
+    if p == 1:
+        return logits  # a running sum, being rounded, would reach 1 before the last tokens
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(dim=-1)
     # A token goes if those before it make up p already. The first never goes: nothing is before it.
@@ -81,7 +83,8 @@ class Sampler:
 
     def probabilities(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """The distribution that tokens are drawn from."""
-        logits = logits / self.temperature
+        # The largest is taken off first, which changes no probability: a low temperature cannot overflow then.
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature
         if self.top_k is not None:
             logits = keep_top_k(logits, self.top_k)
         if self.top_p is not None:

@@ -149,7 +149,8 @@ class MultiHeadAttention(nn.Module):
         bias: whether the four projections have a bias.
         rotate: applied to queries and keys with their positions, `rotate(x, start)`; a `Rope`, for one.
             Self-attention only: a memory has positions of its own.
-        position_bias: `position_bias(T, S)` -> (H, T, S), added to the scores; an `Alibi`, for one.
+        position_bias: `position_bias(T, S)` -> (H, T, S), added to the scores; an `Alibi`, for one. It too is for
+            self-attention only.
         attend: the function that attends; `attention` gives the same result step by step.
         dropout: share of the attention weights dropped in training.
 
@@ -224,7 +225,9 @@ class MultiHeadAttention(nn.Module):
             if cache is not None:
                 key, value = cache.append(key, value)
 
-        bias = None if self.position_bias is None else self.position_bias(query.shape[-2], key.shape[-2])
+        bias = None
+        if self.position_bias is not None and memory is None:
+            bias = self.position_bias(query.shape[-2], key.shape[-2])
         group = self.n_heads // self.n_kv_heads
         if group > 1:
             key, value = (t.repeat_interleave(group, dim=1) for t in (key, value))

@@ -66,10 +66,10 @@ TRANSFORMER_SIZES = {
 
 
 class DecoderCache:
-    """What the decoder keeps: the keys and values of the target so far, and those of the memory, computed once."""
+    """What the decoder keeps: keys and values of the target so far, those of the memory (computed once), the source."""
 
-    def __init__(self, target: Cache, memory: Cache) -> None:
-        self.target, self.memory = target, memory
+    def __init__(self, target: Cache, memory: Cache, source: Int[Tensor, "B S"]) -> None:
+        self.target, self.memory, self.source = target, memory, source
 
     @property
     def length(self) -> int:
@@ -84,6 +84,7 @@ class DecoderCache:
         """Let row i of the batch continue what row `rows[i]` holds."""
         self.target.reorder(rows)
         self.memory.reorder(rows)
+        self.source = self.source.index_select(0, rows)
 
 
 class EncoderDecoder(nn.Module):
@@ -121,7 +122,7 @@ class EncoderDecoder(nn.Module):
         """Logits of the token after each position of the target, given the whole source.
 
         Raises:
-            ValueError: source or target is longer than the context.
+            ValueError: source or target is longer than the context, or an id is no token.
         """
         return self.decode(target, self.encode(source), source)
 
@@ -142,8 +143,10 @@ class EncoderDecoder(nn.Module):
     ) -> Float[Tensor, "B T V"]:
         """Logits after each target position; `source` only says which positions of the memory are padding.
 
-        With a cache, `target` continues what it holds.
+        With a cache, `target` continues what it holds, and the source is the cache's own: its rows may have moved.
         """
+        if cache is not None:
+            source = cache.source
         start = 0 if cache is None else cache.length
         T = target.shape[1]
         mask = causal(T, start + T, device=target.device)
@@ -175,8 +178,13 @@ class EncoderDecoder(nn.Module):
                 f"the text is {end} tokens long, the context is {self.config.context}: "
                 "give fewer tokens, or build the model with a longer context"
             )
+        try:
+            x = self.embedding(ids)
+        except IndexError:
+            tokens = f"0 ... {self.config.vocab_size - 1}"
+            raise ValueError(f"ids must be tokens, {tokens}: got {ids.min().item()} to {ids.max().item()}") from None
         # The table is small (std 1 / sqrt(D)) since it is the output head too; as an input it is brought to size 1.
-        return self.dropout(self.positions(self.embedding(ids) * math.sqrt(self.config.d_model), start))
+        return self.dropout(self.positions(x * math.sqrt(self.config.d_model), start))
 
     def _attention(self) -> MultiHeadAttention:
         # No biases: the paper's projections are plain matrices.
@@ -218,5 +226,7 @@ class GivenSource:
             return Cache(config.n_layers, batch, config.n_heads, tokens, d_head, device=device, dtype=dtype)
 
         return DecoderCache(
-            target=cache(config.context if capacity is None else capacity), memory=cache(self.source.shape[1])
+            target=cache(config.context if capacity is None else capacity),
+            memory=cache(self.source.shape[1]),
+            source=self.source,
         )

@@ -102,7 +102,12 @@ class GPT(nn.Module):
                 f"the context is {self.config.context}. Give fewer tokens, or build the model with a longer context"
             )
         mask = causal(T, start + T, device=ids.device)
-        x = self.dropout(self.positions(self.token_embedding(ids), start))
+        try:
+            x = self.token_embedding(ids)
+        except IndexError:
+            tokens = f"0 ... {self.config.vocab_size - 1}"
+            raise ValueError(f"ids must be tokens, {tokens}: got {ids.min().item()} to {ids.max().item()}") from None
+        x = self.dropout(self.positions(x, start))
         for i, block in enumerate(self.blocks):
             x = block(x, mask=mask, cache=None if cache is None else cache.layers[i])
         return self.norm(x)

@@ -43,8 +43,10 @@ class WordTokenizer:
         """The vocabulary of some sentences, in alphabetical order.
 
         Raises:
-            ValueError: there is no word in them.
+            ValueError: there is no word in them, or one string was given instead of a list.
         """
+        if isinstance(sentences, str):
+            raise ValueError("give a list of sentences: one string would be taken for a list of characters")
         words = sorted({token for sentence in sentences for token in cls.tokens(sentence)})
         if not words:
             raise ValueError("a vocabulary cannot be made from no words: give at least one sentence with a word in it")

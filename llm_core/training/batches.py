@@ -60,7 +60,8 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> Int[Tensor, "B T"]:
     if not sequences:
         raise ValueError("a batch needs at least one sequence: got none")
     longest = max(len(sequence) for sequence in sequences)
-    return torch.tensor([[*sequence, *[pad_id] * (longest - len(sequence))] for sequence in sequences])
+    padded = [[*sequence, *[pad_id] * (longest - len(sequence))] for sequence in sequences]
+    return torch.tensor(padded, dtype=torch.long)  # torch would take empty ones for floats
 
 
 def teacher_forcing(

@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ class Checkpoint:
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in self._under("optimizer").items():
             index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = tensor
+            # A copy: the optimizer would go on to write into what it is given, and this may be restored again.
+            state.setdefault(int(index), {})[key] = tensor.clone()
         return state
 
 
@@ -135,8 +137,9 @@ def save_checkpoint(
         settings: anything that JSON can hold.
 
     Raises:
-        CheckpointError: the folder is missing or read-only, the disk is full, or the settings are not JSON. An
-            older file is then as it was, and nothing is left beside it.
+        CheckpointError: the folder is missing or read-only, the disk is full, the settings are not JSON, two weights
+            are one tensor, or a generator is called "torch". An older file is then as it was, and nothing is left
+            beside it.
     """
     path = Path(path)
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
@@ -146,15 +149,17 @@ def save_checkpoint(
         groups = saved["param_groups"]
         for index, state in saved["state"].items():
             tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-    # "torch" is the name of the global one, whatever else is called so.
-    tensors |= {f"random/{name}": generator.get_state() for name, generator in (generators or {}).items()}
+    generators = generators or {}
+    if "torch" in generators:
+        raise CheckpointError("'torch' is the name of the global generator: give yours another one")
+    tensors |= {f"random/{name}": generator.get_state() for name, generator in generators.items()}
     tensors["random/torch"] = torch.get_rng_state()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     try:
         header = json.dumps({"step": step, "settings": dict(settings or {}), "optimizer_groups": groups})
         content = save(tensors, {"format": FORMAT, "header": header, "sha256": _digest(header, tensors)})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: two names of one tensor
         raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
     _write_atomically(path, content)
     return path
@@ -177,9 +182,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} is no readable safetensors file, it may be cut short: {error}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint written by save_checkpoint")
-    if metadata.get("sha256") != _digest(metadata["header"], tensors):
+    text = metadata.get("header", "")
+    if metadata.get("sha256") != _digest(text, tensors):
         raise CheckpointError(f"{path} is damaged: what it holds is not what was saved. Use an earlier checkpoint")
-    header = json.loads(metadata["header"])
+    header = json.loads(text)
     return Checkpoint(header["step"], header["settings"], tensors, header["optimizer_groups"], path)
 
 
@@ -192,10 +198,10 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    temporary: Path | None = None
+    # Not tempfile: its files can be read by their owner alone, and a checkpoint is a file like any other.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             # On the disk before it takes the old file's name: a power cut must not leave the name on nothing.
@@ -207,5 +213,5 @@ def _write_atomically(path: Path, content: bytes) -> None:
             "What was there before is still there; give a folder that exists, can be written to and has room"
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it has become the checkpoint, or was never made
+            temporary.unlink()

@@ -1,0 +1,154 @@
+"""Sampling against transformers' logits warpers, and what is drawn against what was asked for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from llm_core.generation.sampling import Sampler, greedy, keep_top_k, keep_top_p
+
+# chi-square: a value above this comes once in a thousand times if the frequencies are right, by degrees of freedom
+CHI_SQUARE = {1: 10.83, 2: 13.82, 3: 16.27, 5: 20.52}
+
+
+def draw(batch: int = 20, V: int = 30, seed: int = 0) -> Tensor:
+    return torch.randn(batch, V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+
+
+def theirs(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    scores = TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k is not None:
+        scores = TopKLogitsWarper(top_k)(None, scores)
+    if top_p is not None:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    return scores.softmax(dim=-1)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("top_k", [None, 1, 5, 30, 99])
+@pytest.mark.parametrize("top_p", [None, 0.05, 0.5, 0.95])
+def test_probabilities_equal_transformers(temperature, top_k, top_p):
+    logits = draw()
+    ours = Sampler(temperature, top_k, top_p).probabilities(logits)
+    torch.testing.assert_close(ours, theirs(logits, temperature, top_k, top_p))
+    torch.testing.assert_close(ours.sum(dim=-1), torch.ones(20, dtype=torch.float64))
+
+
+def kept(logits: Tensor) -> list[list[int]]:
+    return [row.isfinite().nonzero().flatten().tolist() for row in logits]
+
+
+def test_top_p_keeps_the_fewest_that_make_up_p():
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
+    # Exactly p is enough: the next token is not needed.
+    for p, expected in [(0.4, [0]), (0.5, [0]), (0.51, [0, 1]), (0.75, [0, 1]), (0.8, [0, 1, 2]), (0.9, [0, 1, 2, 3])]:
+        assert kept(keep_top_p(logits, p)) == [expected], p
+    torch.testing.assert_close(keep_top_p(logits, 0.6)[:, :2], logits[:, :2])
+
+
+def test_top_p_works_on_each_row_by_itself_and_in_any_order():
+    logits = torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [1 / 3, 1 / 3, 1 / 3]]).log()
+    assert kept(keep_top_p(logits, 0.65)) == [[2], [0, 1], [0, 1]]
+
+
+def test_everything_is_kept_when_everything_is_asked_for():
+    logits = draw().float()
+    logits[0, 3] = 40.0  # so likely that the others are lost in the rounding of a running sum
+    assert torch.equal(keep_top_p(logits, 1.0), logits)
+    assert torch.equal(keep_top_k(logits, 30), logits)
+    assert (Sampler(top_k=99, top_p=1.0).probabilities(logits) > 0).all()
+
+
+def test_a_peaked_distribution_leaves_the_peak_alone():
+    logits = torch.zeros(1, 50)
+    logits[0, 17] = 100.0
+    assert kept(keep_top_p(logits, 0.999)) == [[17]]
+    assert Sampler(temperature=0.01, top_p=0.5).probabilities(logits).argmax() == 17
+
+
+def test_tokens_that_tie_with_the_kth_stay():
+    logits = torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]])
+    assert kept(keep_top_k(logits, 1)) == [[0]]
+    assert kept(keep_top_k(logits, 2)) == [[0, 1, 2, 3]]
+    assert kept(keep_top_k(logits, 4)) == [[0, 1, 2, 3]]
+    assert kept(keep_top_k(logits, 9)) == [[0, 1, 2, 3, 4]]
+    torch.testing.assert_close(keep_top_k(logits, 1)[0, 0], logits[0, 0])
+
+
+def test_what_was_ruled_out_stays_out():
+    logits = torch.tensor([[2.0, float("-inf"), 1.0]])
+    for sampler in (Sampler(), Sampler(top_k=3), Sampler(top_p=1.0), Sampler(temperature=5.0, top_k=2, top_p=0.99)):
+        assert sampler.probabilities(logits)[0, 1] == 0
+
+
+def test_the_filters_leave_their_input_as_it_is():
+    logits = draw()
+    before = logits.clone()
+    Sampler(0.5, 3, 0.5)(logits)
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_low_temperature_does_not_overflow(dtype):
+    logits = torch.tensor([[60.0, 50.0, 0.0]], dtype=dtype)
+    assert Sampler(temperature=1e-4).probabilities(logits).tolist() == [[1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "sampler", [Sampler(), Sampler(temperature=0.5), Sampler(top_k=3), Sampler(top_p=0.8), Sampler(2.0, 4, 0.9)]
+)
+def test_tokens_are_drawn_as_often_as_their_probability_says(sampler):
+    logits = torch.tensor([[2.0, 1.5, 1.0, 0.5, 0.0, -0.5]])
+    expected = sampler.probabilities(logits)[0] * 20_000
+    drawn = sampler(logits.expand(20_000, -1), torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn, minlength=6)
+    possible = expected > 0
+    assert (counts[~possible] == 0).all()
+    chi_square = ((counts - expected) ** 2 / expected)[possible].sum()
+    assert chi_square < CHI_SQUARE[int(possible.sum()) - 1]
+
+
+def test_rows_are_drawn_by_themselves():
+    logits = torch.full((3, 4), float("-inf"))
+    logits[0, 1] = logits[1, 3] = logits[2, 0] = 0.0
+    assert Sampler()(logits).tolist() == [1, 3, 0]
+
+
+def test_draws_depend_on_their_generator_alone():
+    logits = draw()
+    first = Sampler()(logits, torch.Generator().manual_seed(1))
+    torch.manual_seed(99)
+    assert torch.equal(first, Sampler()(logits, torch.Generator().manual_seed(1)))
+    assert not torch.equal(first, Sampler()(logits, torch.Generator().manual_seed(2)))
+
+
+def test_greedy_takes_the_first_of_the_likeliest():
+    assert greedy(torch.tensor([[1.0, 3.0, 3.0, 0.0], [5.0, 5.0, 5.0, 5.0]])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, r"got 0\.0.*use greedy"),
+        ({"temperature": -1.0}, r"got -1\.0"),
+        ({"temperature": math.nan}, "got nan"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, r"top_p=0\.0"),
+        ({"top_p": 1.1}, r"top_p=1\.1"),
+    ],
+)
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sampler(**options)
+
+
+def test_impossible_filters_are_refused():
+    with pytest.raises(ValueError, match="k=0"):
+        keep_top_k(draw(), 0)
+    for p in (0.0, 1.5):
+        with pytest.raises(ValueError, match=f"p={p}"):
+            keep_top_p(draw(), p)

@@ -1,0 +1,228 @@
+"""Positions against their formulas by loops, transformers' Llama, and the values that the papers print."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from llm_core.layers.positions import (
+    Alibi,
+    LearnedPositions,
+    Rope,
+    SinusoidalPositions,
+    alibi_slopes,
+    rotate_halves,
+    rotate_neighbours,
+    sinusoidal,
+)
+
+BOTH_PAIRINGS = pytest.mark.parametrize("turn", [rotate_halves, rotate_neighbours])
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture
+def in_double():
+    """Tables in float64, for properties that should hold to the last digits."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(("T", "D", "base"), [(7, 6, 10_000.0), (3, 2, 10_000.0), (5, 8, 100.0)])
+def test_sinusoidal_equals_the_formula_by_loops(T, D, base):
+    table = sinusoidal(T, D, base=base)
+    for p in range(T):
+        for i in range(D // 2):
+            angle = p / base ** (2 * i / D)
+            assert table[p, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+            assert table[p, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+@pytest.mark.usefixtures("in_double")
+def test_sinusoidal_is_exact_far_out():
+    p = 1_000_003
+    far = sinusoidal(1, 4, start=p)
+    expected = [math.sin(p), math.cos(p), math.sin(p / 100), math.cos(p / 100)]
+    torch.testing.assert_close(far[0], torch.tensor(expected), rtol=0, atol=1e-9)
+    torch.testing.assert_close(sinusoidal(3, 8, start=5), sinusoidal(8, 8)[5:])
+
+
+def test_sinusoidal_needs_an_even_width():
+    with pytest.raises(ValueError, match="D=5"):
+        sinusoidal(3, 5)
+
+
+def test_sinusoidal_positions_add_the_table_from_start():
+    module, x = SinusoidalPositions(6, 10), draw(2, 4, 6, dtype=torch.float32)
+    torch.testing.assert_close(module(x), x + sinusoidal(10, 6)[:4])
+    torch.testing.assert_close(module(x, 3), x + sinusoidal(10, 6)[3:7])
+    torch.testing.assert_close(module(x, 6), x + sinusoidal(10, 6)[6:])
+    assert list(module.state_dict()) == []
+    assert module.to(torch.bfloat16)(x.to(torch.bfloat16)).dtype == torch.bfloat16
+    assert module(x.double()).dtype == torch.float64
+
+
+def test_learned_positions_add_their_rows_from_start():
+    module, x = LearnedPositions(6, 10), draw(2, 4, 6, dtype=torch.float32)
+    for start in (0, 3, 6):
+        expected = torch.stack([x[:, t] + module.embedding.weight[start + t] for t in range(4)], dim=1)
+        torch.testing.assert_close(module(x, start), expected)
+    module(x, 3).sum().backward()
+    touched = module.embedding.weight.grad.abs().sum(dim=1) > 0
+    assert touched.tolist() == [3 <= p < 7 for p in range(10)]
+
+
+@pytest.mark.parametrize("make", [SinusoidalPositions, LearnedPositions, Rope])
+def test_no_room_is_an_error_with_the_numbers(make):
+    positions = make(6, 10)
+    with pytest.raises(ValueError, match=r"7 to 10 do not fit a table of 10.*by 1 tokens"):
+        positions(torch.zeros(1, 4, 6), 7)
+    with pytest.raises(ValueError, match=r"0 to 11.*by 2 tokens"):
+        positions(torch.zeros(1, 12, 6))
+
+
+# ---- RoPE ----
+
+
+@BOTH_PAIRINGS
+@pytest.mark.usefixtures("in_double")
+def test_rope_turns_each_pair_by_its_angle(turn):
+    E, rope = 6, Rope(6, 20, turn=turn)
+    x = draw(2, 3, 20, E)
+    turned = rope(x)
+    for p in (0, 1, 7, 19):
+        for i in range(E // 2):
+            first, second = (i, i + E // 2) if turn is rotate_halves else (2 * i, 2 * i + 1)
+            angle = p / 10_000 ** (2 * i / E)
+            point = torch.complex(x[:, :, p, first], x[:, :, p, second]) * complex(math.cos(angle), math.sin(angle))
+            torch.testing.assert_close(turned[:, :, p, first], point.real)
+            torch.testing.assert_close(turned[:, :, p, second], point.imag)
+
+
+@BOTH_PAIRINGS
+@pytest.mark.usefixtures("in_double")
+def test_rope_scores_depend_on_the_distance_alone(turn):
+    rope = Rope(8, 200, turn=turn)
+    q, k = draw(1, 8), draw(1, 8, seed=1)
+
+    def score(at: int, distance: int) -> float:
+        return (rope(q, at) @ rope(k, at - distance).T).item()
+
+    for distance in (0, 1, 5, 50):
+        scores = [score(at, distance) for at in (distance, 60, 111, 199)]
+        assert scores == pytest.approx([scores[0]] * 4, abs=1e-12)
+    assert abs(score(60, 1) - score(60, 5)) > 1e-3
+    assert score(60, 0) == pytest.approx((q @ k.T).item(), abs=1e-12)
+
+
+@BOTH_PAIRINGS
+@pytest.mark.usefixtures("in_double")
+def test_rope_keeps_lengths_and_the_first_position(turn):
+    rope, x = Rope(8, 50, turn=turn), draw(2, 3, 50, 8)
+    torch.testing.assert_close(rope(x).norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(rope(x)[:, :, 0], x[:, :, 0])
+    assert not torch.allclose(rope(x)[:, :, 1], x[:, :, 1])
+
+
+@BOTH_PAIRINGS
+def test_rope_from_start_is_a_slice_of_the_whole(turn):
+    rope, x = Rope(8, 20, turn=turn), draw(2, 3, 20, 8, dtype=torch.float32)
+    whole = rope(x)
+    for start in (0, 1, 13, 19):
+        torch.testing.assert_close(rope(x[:, :, start:], start), whole[:, :, start:], rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("in_double")
+def test_the_two_pairings_differ_in_the_order_of_columns_only():
+    halves, neighbours = Rope(8, 20), Rope(8, 20, turn=rotate_neighbours)
+    x = draw(2, 3, 20, 8)
+    order = [0, 4, 1, 5, 2, 6, 3, 7]  # what stands i and i + E/2 in the one stands 2i and 2i + 1 in the other
+    torch.testing.assert_close(neighbours(x[..., order]), halves(x)[..., order])
+    assert not torch.allclose(neighbours(x), halves(x))
+
+
+@pytest.mark.parametrize("base", [10_000.0, 500_000.0])
+def test_rope_equals_transformers_llama(base):
+    E, T = 8, 30
+    query, key = draw(2, 4, T, E, dtype=torch.float32), draw(2, 2, T, E, seed=1, dtype=torch.float32)
+    angles = torch.outer(torch.arange(T).float(), base ** -(torch.arange(0, E, 2).float() / E))
+    angles = torch.cat([angles, angles], dim=-1)[None]
+    their_query, their_key = apply_rotary_pos_emb(query, key, angles.cos(), angles.sin())
+    rope = Rope(E, T, base=base)
+    torch.testing.assert_close(rope(query), their_query, rtol=0, atol=2e-5)
+    torch.testing.assert_close(rope(key), their_key, rtol=0, atol=2e-5)
+
+
+@BOTH_PAIRINGS
+def test_a_model_cast_to_bfloat16_keeps_far_positions_right(turn):
+    """Angles of thousands of radians, rounded to bfloat16's 8 bits, would point anywhere."""
+    rope, exact = Rope(8, 8000, turn=turn).to(torch.bfloat16), Rope(8, 8000, turn=turn)
+    x = draw(1, 1, 1, 8, dtype=torch.float32).to(torch.bfloat16)
+    for start in (1, 4097, 7999):
+        turned = rope(x, start)
+        assert turned.dtype == torch.bfloat16
+        torch.testing.assert_close(turned.float(), exact(x.float(), start), rtol=0.02, atol=0.03)
+
+
+def test_rope_has_no_weights_and_keeps_the_type():
+    rope = Rope(8, 20)
+    assert list(rope.state_dict()) == []
+    assert rope(draw(1, 2, 3, 8)).dtype == torch.float64
+
+
+def test_rope_needs_an_even_width():
+    with pytest.raises(ValueError, match="d_head=5"):
+        Rope(5, 10)
+
+
+# ---- ALiBi ----
+
+
+def test_alibi_slopes_are_those_that_the_paper_prints():
+    # Press et al. 2022, section 3: "for models with 8 heads, the slopes ... are 1/2^1, 1/2^2, ..., 1/2^8";
+    # with 16 heads they run from 1/2^0.5 to 1/2^8 in steps of 1/2^0.5.
+    assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
+    torch.testing.assert_close(alibi_slopes(16), torch.tensor([2 ** (-0.5 * i) for i in range(1, 17)]))
+    assert alibi_slopes(1).tolist() == [2.0**-8]
+    assert alibi_slopes(2).tolist() == [2.0**-4, 2.0**-8]
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 7, 12, 20])
+def test_alibi_slopes_of_other_numbers_are_those_of_the_papers_code(n):
+    # get_slopes of github.com/ofirpress/attention_with_linear_biases, fairseq/models/transformer.py.
+    def get_slopes(n):
+        def get_slopes_power_of_2(n):
+            start = 2 ** (-(2 ** -(math.log2(n) - 3)))
+            ratio = start
+            return [start * ratio**i for i in range(n)]
+
+        if math.log2(n).is_integer():
+            return get_slopes_power_of_2(n)
+        closest = 2 ** math.floor(math.log2(n))
+        return get_slopes_power_of_2(closest) + get_slopes(2 * closest)[0::2][: n - closest]
+
+    assert len(alibi_slopes(n)) == n
+    torch.testing.assert_close(alibi_slopes(n), torch.tensor(get_slopes(n)))
+
+
+@pytest.mark.parametrize(("T", "S"), [(4, 4), (1, 6), (3, 5)])
+def test_alibi_takes_slope_times_distance_off(T, S):
+    bias = Alibi(8)(T, S)
+    assert bias.shape == (8, T, S)
+    for h in range(8):
+        for i in range(T):
+            for j in range(S):
+                distance = max(0, S - T + i - j)
+                assert bias[h, i, j].item() == -(2.0 ** -(h + 1)) * distance
+
+
+def test_alibi_needs_a_head():
+    with pytest.raises(ValueError, match="n_heads=0"):
+        Alibi(0)

@@ -1,0 +1,79 @@
+"""Cross-entropy against torch's, values and gradients."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llm_core.training.losses import cross_entropy
+
+
+def draw(batch=3, T=5, V=7):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(batch, T, V, generator=generator, dtype=torch.float64) * 3
+    targets = torch.randint(1, V, (batch, T), generator=generator)
+    targets[1, 3:] = 0  # rows of unequal length
+    targets[2, 1:] = 0
+    return logits, targets
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("ignore_id", [None, 0, 4])
+def test_equals_torch_in_value_and_gradient(smoothing, ignore_id):
+    logits, targets = draw()
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = cross_entropy(ours, targets, ignore_id=ignore_id, label_smoothing=smoothing)
+    expected = F.cross_entropy(
+        theirs.flatten(0, 1),
+        targets.flatten(),
+        ignore_index=-100 if ignore_id is None else ignore_id,
+        label_smoothing=smoothing,
+    )
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    if ignore_id is not None:
+        assert (ours.grad[targets == ignore_id] == 0).all()
+
+
+def test_every_shape_of_batch():
+    logits, targets = draw()
+    torch.testing.assert_close(cross_entropy(logits[0], targets[0]), F.cross_entropy(logits[0], targets[0]))
+    torch.testing.assert_close(cross_entropy(logits[0, 0], targets[0, 0]), F.cross_entropy(logits[0, 0], targets[0, 0]))
+
+
+def test_known_answers():
+    targets = torch.tensor([[2, 0]])
+    assert cross_entropy(torch.zeros(1, 2, 8), targets).item() == pytest.approx(math.log(8))
+    logits = torch.tensor([0.5, 0.3, 0.2]).log()[None]
+    assert cross_entropy(logits, torch.tensor([1])).item() == pytest.approx(-math.log(0.3))
+
+
+def test_a_token_counts_the_same_in_a_short_row_and_in_a_long_one():
+    logits, targets = draw()
+    real = targets != 0
+    each = [cross_entropy(a, b).item() for a, b in zip(logits[real], targets[real], strict=True)]
+    assert cross_entropy(logits, targets, ignore_id=0).item() == pytest.approx(sum(each) / len(each))
+
+
+def test_what_is_almost_impossible_does_not_underflow():
+    logits = torch.tensor([[0.0, 500.0]])
+    assert cross_entropy(logits, torch.tensor([0])).item() == pytest.approx(500.0)
+    assert cross_entropy(logits * 1000, torch.tensor([0])).item() == pytest.approx(500_000.0)
+
+
+def test_without_a_target_there_is_no_mean():
+    with pytest.raises(ValueError, match="ignore_id=0"):
+        cross_entropy(torch.zeros(1, 2, 3), torch.tensor([[0, 0]]), ignore_id=0)
+    with pytest.raises(ValueError, match="none came"):
+        cross_entropy(torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_label_smoothing_is_a_share(share):
+    with pytest.raises(ValueError, match=f"got {share}"):
+        cross_entropy(torch.zeros(1, 3), torch.tensor([0]), label_smoothing=share)
