@@ -1,0 +1,35 @@
+"""The notebooks' tools, and tiny notebooks to try them on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "book" / "_tools"))
+
+TITLE = "# A title\n\n**Cost:** about 5 s and 200 MB on two cores."
+PARAMETERS = "seed: int = 3  # where the numbers start"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a notebook with a title, a parameters cell and the given code cells."""
+
+    def write_notebook(*sources: str, name: str = "tiny.ipynb", prose: str = "") -> Path:
+        cells: list[Any] = [new_markdown_cell(TITLE), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+        if prose:
+            cells.append(new_markdown_cell(prose))
+        cells += [new_code_cell(source) for source in sources]
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(new_notebook(cells=cells), path)
+        return path
+
+    return write_notebook

@@ -1,0 +1,29 @@
+"""What every test runs under: shapes checked at run time, one thread a process, no silent skip in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jaxtyping import install_import_hook
+
+# A process that has others beside it takes one thread; torch reads this when it is first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Every jaxtyping annotation in llm_core is checked at every call, in the tests and only there.
+# This file is loaded before any test, and so before anything imports llm_core.
+_hook = install_import_hook("llm_core", "beartype.beartype")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    """In CI a browser test that is skipped has failed: there, Chromium is to be had."""
+    report = yield
+    if report.skipped and item.get_closest_marker("browser") and os.environ.get("CI", "").lower() == "true":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"CI=true does not accept a skipped browser test. {reason}"
+    return report

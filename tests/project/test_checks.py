@@ -1,0 +1,105 @@
+"""`make test` is what CI runs, it runs every test, and it cannot pass by skipping."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "book" / "_tools"))
+
+import checks  # noqa: E402
+
+
+def test_ci_runs_the_readmes_command():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    text = script.read_text(encoding="utf-8")
+    assert "export CI=true" in text
+    assert text.rstrip().endswith("exec make test </dev/null")
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_workflows_run_the_same_commands():
+    test = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    assert {"run": "bash .ci/run"} in test["jobs"]["test"]["steps"]
+    assert test["jobs"]["test"]["strategy"]["matrix"]["os"] == ["ubuntu-latest", "macos-latest"]
+    publish = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))
+    assert {"run": "make book"} in publish["jobs"]["build"]["steps"]
+    json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+
+
+def test_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M)
+    assert targets is not None
+    answer = subprocess.run(["make", "--no-print-directory", "-C", ROOT], capture_output=True, text=True)
+    listed = {line.split()[1] for line in answer.stdout.splitlines()}
+    assert listed == set(targets[1].split()) - {"help"}
+
+
+@pytest.mark.parametrize(("slow", "browser"), [(False, False), (True, False), (False, True)])
+def test_every_test_file_belongs_to_a_phase(slow: bool, browser: bool):
+    def runs(phase: checks.Phase, file: str) -> bool:
+        ignored = [argument.partition("=")[2] for argument in phase.pytest if argument.startswith("--ignore=")]
+        folders = [argument for argument in phase.pytest if (ROOT / argument).is_dir()]
+        marks = phase.pytest[phase.pytest.index("-m") + 1] if "-m" in phase.pytest else "True"
+        return (
+            any(file.startswith(folder + "/") for folder in folders)
+            and not any(file.startswith(folder + "/") for folder in ignored)
+            and bool(eval(marks, {"slow": slow, "browser": browser}))
+        )
+
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        file = path.relative_to(ROOT).as_posix()
+        if browser and not file.startswith("tests/book/"):
+            assert "mark.browser" not in path.read_text(encoding="utf-8") or file == "tests/project/test_checks.py"
+            continue
+        running = [phase.name for phase in checks.phases() if phase.pytest and runs(phase, file)]
+        assert len(running) == 1, f"{file} runs in {running}"
+
+
+def test_a_phase_that_fails_or_finds_nothing_fails_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checks, "REPORTS", tmp_path)
+    files = {"good": "def test_a(): pass", "bad": "def test_a(): assert 0", "none": "", "broken": "import nothing_here"}
+    for name, text in files.items():
+        (tmp_path / f"test_{name}.py").write_text(text)
+
+    def outcome(name: str) -> checks.Outcome:
+        file = str(tmp_path / f"test_{name}.py")
+        return checks.run(checks.Phase(name, name, pytest=[file, "-p", "no:cacheprovider", "--noconftest"]))
+
+    assert (outcome("good").status, outcome("good").passed) == (0, 1)
+    for name in ("bad", "none", "broken"):
+        result = outcome(name)
+        assert result.status != 0
+        assert result.failed == 1
+    failing = checks.run(checks.Phase("x", "x", command=[sys.executable, "-c", "raise SystemExit(3)"]))
+    assert (failing.status, failing.failed) == (3, 1)
+
+
+def test_an_unknown_phase_is_an_error():
+    command = [sys.executable, str(ROOT / "book" / "_tools" / "checks.py"), "--only", "unit"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 2
+    assert "There is no phase unit" in answer.stderr
+
+
+@pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)])
+def test_in_ci_a_skipped_browser_test_fails(tmp_path: Path, ci: str, status: int):
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = browser\n")
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    test = "import pytest\n@pytest.mark.browser\ndef test_a():\n    pytest.skip('no Chromium')\ndef test_b(): pass\n"
+    (tmp_path / "test_x.py").write_text(test)
+    env = dict(os.environ, CI=ci)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    answer = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert answer.returncode == status, answer.stdout
+    assert ("does not accept a skipped browser test" in answer.stdout) == bool(ci)
