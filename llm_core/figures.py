@@ -33,6 +33,10 @@ from torch import Tensor
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#AA3377", "#000000", "#767676"]
 DASHES = ["-", "--", "-.", ":", "-", "--"]
 
+# How large figures are shown: 11 pt in a figure is then about the size of the text around it, in every figure.
+# They are drawn with more pixels than that, for sharp screens.
+PIXELS_PER_INCH = 110
+
 STYLE: Any = {
     "figure.figsize": (5.8, 3.5),
     "figure.dpi": 150,
@@ -82,9 +86,10 @@ def show(fig: Figure, *, alt: str, caption: str, digits: int = 4) -> None:
     fig.savefig(image, format="png", facecolor="white", metadata={"Software": None})
     plt.close(fig)
     picture = base64.b64encode(image.getvalue()).decode()
+    width = round(fig.get_figwidth() * PIXELS_PER_INCH)
     display(
         {"image/png": picture, "text/plain": fingerprint(fig, digits=digits)},
-        metadata={"image/png": {"alt": " ".join(alt.split())}},
+        metadata={"image/png": {"alt": " ".join(alt.split()), "width": width}},
         raw=True,
     )
     text = f"**Figure.** {' '.join(caption.split())}"

@@ -187,7 +187,8 @@ def test_show_gives_the_image_with_its_alt_text_and_then_the_caption(shown):
     assert set(image) == {"image/png", "text/plain"}
     assert base64.b64decode(image["image/png"]).startswith(b"\x89PNG")
     assert image["text/plain"] == expected
-    assert image_rest == {"metadata": {"image/png": {"alt": "A curve that rises."}}, "raw": True}
+    size = {"width": round(fig.get_figwidth() * figures.PIXELS_PER_INCH)}
+    assert image_rest == {"metadata": {"image/png": {"alt": "A curve that rises.", **size}}, "raw": True}
     assert caption == dict.fromkeys(("text/markdown", "text/plain"), "**Figure.** Does it rise? It does.")
     assert caption_rest == {"raw": True}
 

@@ -1,0 +1,169 @@
+"""What the tests of the built book share: its pages, how it is built, how one of its pages is read."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from bs4 import BeautifulSoup, Tag
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = "from jupyter_book.cli.main import main; main()"
+
+# The clone that the tests pretend to be in, so that launch buttons can be looked at.
+REPOSITORY = "https://github.com/example/llm-book"
+BOOK_URL = "https://example.github.io/llm-book"
+
+
+def contents(root: Path = ROOT) -> list[str]:
+    """Every page of the table of contents, in order."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    entries = [{"file": toc["root"]}] + [entry for part in toc["parts"] for entry in part["chapters"]]
+    pages = []
+    for entry in entries:
+        if "file" in entry:
+            pages.append(entry["file"])
+        else:
+            found = sorted(path for path in root.glob(entry["glob"]) if path.suffix in {".md", ".ipynb"})
+            pages += [str(path.relative_to(root).with_suffix("")) for path in found]
+    return pages
+
+
+PAGES = contents()
+NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").is_file()]
+CHAPTERS = [page for page in NOTEBOOKS if "/exercises/" not in page]
+
+
+def markdown_of(page: str) -> str:
+    """All Markdown in a page's source: the file itself, or a notebook's cells and Markdown outputs."""
+    if (ROOT / f"{page}.md").is_file():
+        return (ROOT / f"{page}.md").read_text(encoding="utf-8")
+    if not (ROOT / f"{page}.ipynb").is_file():
+        return ""  # the build says what is missing; collecting the tests should not fail for it
+    texts = []
+    for cell in nbformat.read(ROOT / f"{page}.ipynb", as_version=4).cells:
+        if cell.cell_type == "markdown":
+            texts.append(cell.source)
+        for output in cell.get("outputs", ()):
+            texts.append("".join(output.get("data", {}).get("text/markdown", "")))
+    return "\n\n".join(texts)
+
+
+def build_book(source: Path, out: Path, **environment: str) -> tuple[int, str]:
+    """Build a book from nothing, as `make book` does. Returns the exit status and what was printed."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BOOK_", "GITHUB_"))}
+    result = subprocess.run(
+        [sys.executable, "-c", LAUNCH, "build", ".", "--path-output", str(out), "-W", "-n", "--keep-going", "-q"],
+        cwd=source,
+        env={**clean, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    return result.returncode, re.sub(r"\x1b\[[\d;]*m", "", result.stdout)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A built book."""
+
+    html: Path
+    status: int
+    log: str
+
+    @cached_property
+    def soups(self) -> dict[str, BeautifulSoup]:
+        """Every HTML file of the site, parsed, by its name without `.html`."""
+        return {
+            path.relative_to(self.html).as_posix().removesuffix(".html"): BeautifulSoup(
+                path.read_text(encoding="utf-8"), "html.parser"
+            )
+            for path in sorted(self.html.rglob("*.html"))
+            if "_static" not in path.relative_to(self.html).parts
+        }
+
+    def address(self, server: str, way: str) -> str:
+        """The site's base address when it is served ("http") or opened from disk ("file")."""
+        return server if way == "http" else self.html.as_uri()
+
+    def article(self, page: str) -> Tag:
+        """A page's own text, without the theme around it."""
+        article = self.soups[page].select_one("article.bd-article")
+        assert article is not None, f"{page} has no article"
+        return article
+
+
+def small_book(folder: Path, pages: dict[str, Any]) -> Path:
+    """A tiny book in `folder` with the real settings and extension; `pages` maps paths to text or notebooks."""
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    settings["exclude_patterns"] = [".*"]
+    settings["html"]["favicon"] = ""
+    settings["bibtex_bibfiles"] = ["references.bib"]
+    settings["sphinx"]["local_extensions"] = {"bookext": str(ROOT / "book/_ext")}
+    settings["sphinx"]["config"]["html_static_path"] = [str(ROOT / "book/_static")]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "_config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    (folder / "references.bib").write_text(BIBLIOGRAPHY, encoding="utf-8")
+    pages = {"index.md": "# Title\n", "references.md": "# References\n\n```{bibliography}\n```\n", **pages}
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(text, str):
+            path.write_text(text, encoding="utf-8")
+        else:
+            nbformat.write(text, path)
+    chapters = [{"file": str(Path(name).with_suffix(""))} for name in pages if name != "index.md"]
+    toc = {"format": "jb-book", "root": "index", "chapters": chapters}
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
+    return folder
+
+
+BIBLIOGRAPHY = """\
+@inproceedings{vaswani2017attention,
+  author = {Vaswani, Ashish and Shazeer, Noam and Parmar, Niki},
+  title = {Attention Is All You Need}, booktitle = {NeurIPS}, year = {2017}, eprint = {1706.03762},
+}
+@article{shannon1948mathematical,
+  author = {Shannon, Claude E.}, title = {A Mathematical Theory of Communication},
+  journal = {Bell System Technical Journal}, year = {1948}, url = {https://example.org/shannon},
+}
+"""
+
+# One transparent pixel.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+
+
+def notebook(*cells: Any) -> nbformat.NotebookNode:
+    """A notebook of Markdown cells (strings) and code cells (lists of outputs)."""
+    made = [
+        nbformat.v4.new_markdown_cell(cell)
+        if isinstance(cell, str)
+        else nbformat.v4.new_code_cell("show()", outputs=cell)
+        for cell in cells
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+def image(alt: str | None = "A square.") -> nbformat.NotebookNode:
+    """The image output of `llm_core.figures.show`."""
+    return nbformat.v4.new_output(
+        "display_data",
+        {"image/png": PIXEL, "text/plain": "figure"},
+        metadata={"image/png": {"alt": alt} if alt else {}},
+    )
+
+
+def caption(text: str) -> nbformat.NotebookNode:
+    """The caption output of `llm_core.figures.show`."""
+    words = f"**Figure.** {text}"
+    return nbformat.v4.new_output("display_data", {"text/markdown": words, "text/plain": words})

@@ -1,0 +1,71 @@
+"""The book is built once for all tests, from nothing, in a temporary folder; then a browser opens it."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The tests' own helpers, the book's extension and the project's tools, none of which is installed.
+ROOT = Path(__file__).resolve().parents[2]
+for folder in ("tests/book", "book/_ext", "book/_tools"):
+    sys.path.insert(0, str(ROOT / folder))
+
+from bookkit import BOOK_URL, REPOSITORY, Site, build_book  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The book as the clone of a GitHub repository builds it."""
+    out = tmp_path_factory.mktemp("site")
+    status, log = build_book(
+        ROOT, out, BOOK_REPOSITORY_URL=REPOSITORY, BOOK_REPOSITORY_BRANCH="main", BOOK_URL=BOOK_URL
+    )
+    html = out / "_build/html"
+    if not (html / "index.html").is_file():
+        pytest.fail(f"the book was not built:\n{log[-4000:]}")
+    return Site(html, status, log)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def server(site: Site) -> Iterator[str]:
+    """The site's address on a local web server."""
+    handler = functools.partial(_Quiet, directory=str(site.html))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Where Chromium is; the test is skipped where there is none (under CI=true that fails)."""
+    import chromium
+
+    found = chromium.find()
+    if found is None:
+        pytest.skip(chromium.ADVICE)
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser(chromium_path: str) -> Iterator[Any]:
+    """One headless Chromium for the session."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
+        yield running
+        running.close()
