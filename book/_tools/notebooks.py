@@ -70,6 +70,7 @@ def refresh(path: Path, *, threads: int = 1) -> tuple[str, list[str]]:
         # nbclient wants valid cells: first the form, then the outputs.
         rules.normalise(notebook)
         seconds, megabytes = runs.execute(notebook, path, threads=threads)
+        rules.keep_uncompared(notebook, rules.read(path))
         done = f"{seconds:.1f} s, {megabytes:.0f} MB"
     text = rules.text_of(rules.normalise(notebook))
     bad = rules.problems(notebook, path)

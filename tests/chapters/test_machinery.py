@@ -61,6 +61,20 @@ def test_running_stores_outputs_and_running_again_changes_nothing(write: Callabl
     assert run.megabytes > 20
 
 
+def test_a_time_stays_as_it_is_while_its_code_does(write: Callable[..., Path]):
+    path = write("import time\nprint(time.perf_counter_ns())")
+    edit(path, lambda notebook: notebook["cells"][2]["metadata"].update(tags=[rules.UNCOMPARED]))
+    assert tool("execute", path).returncode == 0
+    first = path.read_bytes()
+    assert stored(path, 2)["outputs"][0]["text"][0].strip().isdigit()
+    assert "unchanged" in tool("execute", path).stdout
+    assert path.read_bytes() == first
+    source = "import time\nprint('new', time.perf_counter_ns())"
+    edit(path, lambda notebook: notebook["cells"][2].update(source=source))
+    assert tool("execute", path).returncode == 0
+    assert stored(path, 2)["outputs"][0]["text"][0].startswith("new ")
+
+
 def test_the_kernel_runs_in_the_notebooks_folder_with_one_thread_and_no_bars(write: Callable[..., Path]):
     source = (
         "import os, pathlib, torch\nfrom tqdm import tqdm\n"
