@@ -170,7 +170,7 @@ def machine_paths() -> list[str]:
 
 
 _ANY_MACHINE = re.compile(
-    r"/home/\w+|/Users/\w+|/root/|/tmp/|/private/var/|/var/folders/|[A-Z]:\\\\?Users|site-packages|[\\/]ipykernel_\d+"
+    r"/home/\w+|/Users/\w+|/(?:root|tmp|private/var|var/folders)/|[A-Z]:\\\\?Users|site-packages|[\\/]ipykernel_\d+"
 )
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 _BAR = re.compile(r"\d+%\|.*\||\bit/s\b|\bs/it\b|\r(?!\n)")
