@@ -146,7 +146,10 @@ class MultiHeadAttention(nn.Module):
             1 is multi-query attention (Shazeer 2019), between the two lies grouped-query attention
             (Ainslie et al. 2023).
         d_head: width E of a head; D / H unless given.
-        bias: whether the four projections have a bias.
+        bias: whether the projections of query, key and value have a bias.
+        output_bias: whether the output projection has one; as `bias` unless given.
+        query_norm, key_norm: norm each head's queries and keys, before they are turned; width E
+            (QK-norm: Dehghani et al. 2023, section 2). None: no norm.
         rotate: applied to queries and keys with their positions, `rotate(x, start)`; a `Rope`, for one.
             Self-attention only: a memory has positions of its own.
         position_bias: `position_bias(T, S)` -> (H, T, S), added to the scores; an `Alibi`, for one. It too is for
@@ -168,6 +171,9 @@ class MultiHeadAttention(nn.Module):
         n_kv_heads: int | None = None,
         d_head: int | None = None,
         bias: bool = True,
+        output_bias: bool | None = None,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
         rotate: Callable[[Tensor, int], Tensor] | None = None,
         position_bias: Callable[[int, int], Tensor] | None = None,
         attend: Callable[..., Tensor] = fused_attention,
@@ -189,7 +195,9 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(d_model, n_heads * d_head, bias=bias)
         self.key = nn.Linear(d_model, n_kv_heads * d_head, bias=bias)
         self.value = nn.Linear(d_model, n_kv_heads * d_head, bias=bias)
-        self.output = nn.Linear(n_heads * d_head, d_model, bias=bias)
+        self.output = nn.Linear(n_heads * d_head, d_model, bias=bias if output_bias is None else output_bias)
+        self.query_norm = nn.Identity() if query_norm is None else query_norm
+        self.key_norm = nn.Identity() if key_norm is None else key_norm
         self.rotate = rotate
         self.position_bias = position_bias
         self.attend = attend
@@ -207,13 +215,13 @@ class MultiHeadAttention(nn.Module):
 
         With a cache, self-attention adds the keys and values of x to it and attends to all it holds;
         cross-attention fills it from the memory once and reads it from then on. The mask is (T, S), broadcast
-        over B and H, where S counts what the cache holds too.
+        over B and H, where S counts what the cache still holds of the tokens before.
         """
-        query = self._split(self.query(x), self.n_heads)
+        query = self.query_norm(self._split(self.query(x), self.n_heads))
         start = 0
         if memory is None:
             start = 0 if cache is None else cache.length
-            key, value = self._split(self.key(x)), self._split(self.value(x))
+            key, value = self.key_norm(self._split(self.key(x))), self._split(self.value(x))
             if self.rotate is not None:
                 query, key = self.rotate(query, start), self.rotate(key, start)
             if cache is not None:
@@ -221,7 +229,7 @@ class MultiHeadAttention(nn.Module):
         elif cache is not None and cache.length:
             key, value = cache.contents()
         else:
-            key, value = self._split(self.key(memory)), self._split(self.value(memory))
+            key, value = self.key_norm(self._split(self.key(memory))), self._split(self.value(memory))
             if cache is not None:
                 key, value = cache.append(key, value)
 

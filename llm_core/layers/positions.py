@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -61,10 +61,18 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(context, d_model)
 
-    def forward(self, x: Float[Tensor, "B T D"], start: int = 0) -> Float[Tensor, "B T D"]:
-        """x plus the vectors of the positions `start` ... `start + T`."""
-        _check_room(x.shape[1], start, self.embedding.num_embeddings)
-        return x + self.embedding(torch.arange(start, start + x.shape[1], device=x.device))
+    def forward(self, x: Float[Tensor, "B T D"], start: int | Int[Tensor, "B"] = 0) -> Float[Tensor, "B T D"]:
+        """x plus the vectors of the positions `start` ... `start + T`; `start` may differ from row to row.
+
+        A position below zero is padding, which nothing reads: it gets the vector of position 0.
+        """
+        T = x.shape[1]
+        if isinstance(start, int):
+            _check_room(T, start, self.embedding.num_embeddings)
+            return x + self.embedding(torch.arange(start, start + T, device=x.device))
+        _check_room(T, int(start.max()), self.embedding.num_embeddings)
+        positions = start[:, None] + torch.arange(T, device=x.device)
+        return x + self.embedding(positions.clamp(min=0))
 
 
 def rotate_halves(

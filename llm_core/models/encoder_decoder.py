@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import CrossAttentionBlock, PostNormBlock
 from llm_core.layers.cache import Cache
+from llm_core.layers.embedding import TokenEmbedding
 from llm_core.layers.feedforward import FeedForward
 from llm_core.layers.masks import causal, padding
 from llm_core.layers.norms import LayerNorm
@@ -94,7 +95,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.config = config
         D = config.d_model
-        self.embedding = nn.Embedding(config.vocab_size, D)
+        self.embedding = TokenEmbedding(config.vocab_size, D)
         self.positions = SinusoidalPositions(D, config.context)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(
@@ -161,7 +162,7 @@ class EncoderDecoder(nn.Module):
                 cache=None if cache is None else cache.target.layers[i],
                 memory_cache=None if cache is None else cache.memory.layers[i],
             )
-        return x @ self.embedding.weight.T
+        return self.embedding.logits(x)
 
     def given(self, source: Int[Tensor, "B S"]) -> GivenSource:
         """The decoder with its source read: a language model of the target, which `generation` can run."""
@@ -178,11 +179,7 @@ class EncoderDecoder(nn.Module):
                 f"the text is {end} tokens long, the context is {self.config.context}: "
                 "give fewer tokens, or build the model with a longer context"
             )
-        try:
-            x = self.embedding(ids)
-        except IndexError:
-            tokens = f"0 ... {self.config.vocab_size - 1}"
-            raise ValueError(f"ids must be tokens, {tokens}: got {ids.min().item()} to {ids.max().item()}") from None
+        x = self.embedding(ids)
         # The table is small (std 1 / sqrt(D)) since it is the output head too; as an input it is brought to size 1.
         return self.dropout(self.positions(x * math.sqrt(self.config.d_model), start))
 
@@ -215,6 +212,11 @@ class GivenSource:
     def context(self) -> int:
         """The longest target, in tokens."""
         return self.model.config.context
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the model knows."""
+        return self.model.config.vocab_size
 
     def new_cache(self, batch: int, capacity: int | None = None) -> DecoderCache:
         """An empty cache for `batch` targets of up to `capacity` tokens (the whole context unless given)."""

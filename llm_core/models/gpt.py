@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.cache import Cache
+from llm_core.layers.embedding import TokenEmbedding
 from llm_core.layers.feedforward import FeedForward, fused_gelu_tanh
 from llm_core.layers.masks import causal
 from llm_core.layers.norms import LayerNorm
@@ -67,7 +68,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         D = config.d_model
-        self.token_embedding = nn.Embedding(config.vocab_size, D)
+        self.token_embedding = TokenEmbedding(config.vocab_size, D)
         self.positions = LearnedPositions(D, config.context)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
@@ -90,24 +91,22 @@ class GPT(nn.Module):
         Raises:
             ValueError: the text, with what the cache holds, is longer than the context; or an id is no token.
         """
-        return self.hidden(ids, cache) @ self.token_embedding.weight.T
+        return self.token_embedding.logits(self.hidden(ids, cache))
 
     def hidden(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T D"]:
         """The last hidden states, before the output head."""
-        start = 0 if cache is None else cache.length
+        seen = 0 if cache is None else cache.length
         T = ids.shape[1]
-        if start + T > self.config.context:
+        if seen + T > self.config.context:
             raise ValueError(
-                f"the text is longer than the context: {start} tokens in the cache and {T} new ones make {start + T}, "
+                f"the text is longer than the context: {seen} tokens in the cache and {T} new ones make {seen + T}, "
                 f"the context is {self.config.context}. Give fewer tokens, or build the model with a longer context"
             )
-        mask = causal(T, start + T, device=ids.device)
-        try:
-            x = self.token_embedding(ids)
-        except IndexError:
-            tokens = f"0 ... {self.config.vocab_size - 1}"
-            raise ValueError(f"ids must be tokens, {tokens}: got {ids.min().item()} to {ids.max().item()}") from None
-        x = self.dropout(self.positions(x, start))
+        mask = causal(T, seen + T, device=ids.device)
+        text = None if cache is None else cache.text_after(T)  # rows of unequal length
+        mask = mask if text is None else mask & text
+        x = self.positions(self.token_embedding(ids), 0 if cache is None else cache.start)
+        x = self.dropout(x)
         for i, block in enumerate(self.blocks):
             x = block(x, mask=mask, cache=None if cache is None else cache.layers[i])
         return self.norm(x)
@@ -116,6 +115,11 @@ class GPT(nn.Module):
     def context(self) -> int:
         """The longest text, in tokens, that the model can read."""
         return self.config.context
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the model knows."""
+        return self.config.vocab_size
 
     def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
         """An empty cache for `batch` texts of up to `capacity` tokens (the whole context unless given)."""

@@ -1,0 +1,1 @@
+"""Smaller and quicker models: quantised weights, and linear layers for generation."""

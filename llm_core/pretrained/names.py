@@ -1,0 +1,98 @@
+"""Name tables: the same weights under our names and under those of a published checkpoint, in both directions.
+
+A table is a list of lines. Most say that a tensor has another name; some, that it is stored transposed, or that
+theirs joins several of ours:
+
+    same("norm.weight", "transformer.ln_f.weight")
+    transposed("blocks.0.feed_forward.up.weight", "transformer.h.0.mlp.c_fc.weight")
+
+Each line can be read from left to right and from right to left, so one table loads a checkpoint and writes one.
+Taught, once it is written, in 05_project/06_published_weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Line:
+    """One tensor of theirs, and the one or more of ours that hold the same numbers."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    split: Callable[[Tensor], Sequence[Tensor]]  # theirs -> ours
+    join: Callable[[Sequence[Tensor]], Tensor]  # ours -> theirs
+
+
+def same(ours: str, theirs: str) -> Line:
+    """The same tensor under two names."""
+    return Line((ours,), theirs, split=lambda tensor: [tensor], join=lambda tensors: tensors[0])
+
+
+def transposed(ours: str, theirs: str) -> Line:
+    """A matrix that they store (in, out) and we (out, in)."""
+    return Line((ours,), theirs, split=lambda tensor: [tensor.T], join=lambda tensors: tensors[0].T)
+
+
+def to_ours(table: Iterable[Line], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors under our names. What no line of the table names is left out: see `left_over`.
+
+    Raises:
+        ValueError: the table names tensors that are not there.
+    """
+    table = list(table)
+    missing = [line.theirs for line in table if line.theirs not in theirs]
+    if missing:
+        raise ValueError(
+            f"the checkpoint lacks {_some(missing)}, which this model has. It has {_some(list(theirs))}: is it a "
+            "checkpoint of this kind of model, and whole?"
+        )
+    ours: dict[str, Tensor] = {}
+    for line in table:
+        ours.update(zip(line.ours, line.split(theirs[line.theirs]), strict=True))
+    return ours
+
+
+def to_theirs(table: Iterable[Line], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors under their names, contiguous, ready to be saved."""
+    return {line.theirs: line.join([ours[name] for name in line.ours]).contiguous() for line in table}
+
+
+def left_over(table: Iterable[Line], theirs: Iterable[str]) -> list[str]:
+    """Their tensors that no line names."""
+    named = {line.theirs for line in table}
+    return [name for name in theirs if name not in named]
+
+
+def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a model its weights, by our names. The tensors become the model's own; they are not copied.
+
+    A model made under `torch.device("meta")` takes no memory before, and no time to be initialised. Afterwards every
+    parameter of it must have got its tensor.
+
+    Raises:
+        ValueError: a tensor is missing, is of another shape, or belongs to no parameter. The model is then as it was.
+    """
+    state = model.state_dict()
+    missing = [name for name in state if name not in tensors]
+    if missing:
+        raise ValueError(f"no weights for {_some(missing)}")
+    unknown = [name for name in tensors if name not in state]
+    if unknown:
+        raise ValueError(f"the model has nothing called {_some(unknown)}; it has {_some(list(state))}")
+    for name, tensor in tensors.items():
+        if tensor.shape != state[name].shape:
+            raise ValueError(
+                f"{name} is of another shape: the checkpoint has {tuple(tensor.shape)}, the model "
+                f"{tuple(state[name].shape)}. Build the model with the checkpoint's own config"
+            )
+    model.load_state_dict(dict(tensors), assign=True)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
