@@ -123,7 +123,7 @@ class GPT(nn.Module):
 
     def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
         """An empty cache for `batch` texts of up to `capacity` tokens (the whole context unless given)."""
-        weight = self.token_embedding.weight
+        weight = self.norm.weight  # in full precision in a quantised model too
         return Cache(
             self.config.n_layers,
             batch,
