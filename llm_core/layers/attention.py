@@ -206,7 +206,7 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        memory: Float[Tensor, "B S D"] | None = None,
+        memory: Float[Tensor, "B2 S D"] | None = None,
         *,
         mask: Bool[Tensor, "..."] | None = None,
         cache: KeyValueStore | None = None,

@@ -89,14 +89,14 @@ class CrossAttentionBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        memory: Float[Tensor, "B S D"],
+        memory: Float[Tensor, "B2 S D"],
         *,
         mask: Bool[Tensor, "..."] | None = None,
         memory_mask: Bool[Tensor, "..."] | None = None,
         cache: object | None = None,
         memory_cache: object | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The stream after this block; `memory` is the encoder's output."""
+        """The stream after this block; `memory` is the encoder's output, read unless `memory_cache` holds it."""
         x = self.attention_norm(x + self.dropout(self.attention(x, mask=mask, cache=cache)))
         read = self.cross_attention(x, memory, mask=memory_mask, cache=memory_cache)
         x = self.cross_attention_norm(x + self.dropout(read))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# With a window, so many of the last tokens can always be taken back by `rewind` (speculative decoding does).
+# With a window, `rewind` can always go back so far behind the furthest token seen (speculative decoding does).
 REWINDABLE = 32
 
 

@@ -10,6 +10,13 @@ Four ways, in the order they were published:
 The first two are called as `positions(x, start)`, as is `Rope` (on queries and keys); `Alibi` as
 `alibi(T, S)`. `start` is the position of the first token of x: what a cache holds already.
 
+A model that learned with RoPE reads texts longer than it was trained on if its pairs turn more slowly. Which pairs,
+and by how much, is a `RopeScaling` that `Rope` is given:
+
+    LinearScaling   all pairs, by the same factor             (Chen et al. 2023)
+    YarnScaling     the slow ones; a ramp over the pairs      (Peng et al. 2023)
+    Llama3Scaling   the slow ones; a ramp over the rotations  (Llama 3.1)
+
 Taught in chapters/03_algorithms/06_three_sentences (the sinusoidal one) and, once it is written, in
 03_algorithms/03_positional_encoding.
 """
@@ -18,6 +25,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +56,12 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, d_model: int, context: int, *, base: float = 10_000.0) -> None:
         super().__init__()
         self.register_buffer("table", sinusoidal(context, d_model, base=base), persistent=False)
+        self.base = base
+
+    def reset_tables(self) -> None:
+        """Compute the table anew, on torch's default device: for a model that was made on the meta device."""
+        context, d_model = self.table.shape
+        self.table = sinusoidal(context, d_model, base=self.base)
 
     def forward(self, x: Float[Tensor, "B T D"], start: int = 0) -> Float[Tensor, "B T D"]:
         """x plus the rows `start` ... `start + T` of the table."""
@@ -91,6 +106,147 @@ def rotate_neighbours(
     return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
 
 
+@runtime_checkable
+class RopeScaling(Protocol):
+    """How RoPE is changed for texts longer than those of the training."""
+
+    @property
+    def amplitude(self) -> float:
+        """What sines and cosines are multiplied with; the scores grow by its square."""
+
+    def __call__(self, frequencies: Tensor) -> Tensor:
+        """Radians a position for each pair, the fastest first -> the same, slowed down."""
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Every pair turns `factor` times slower: position 4000 looks as position 1000 did, for a factor of 4.
+
+    Raises:
+        ValueError: the factor is below 1.
+
+    Source: Chen et al. 2023 (Position Interpolation).
+
+    >>> LinearScaling(4.0)(torch.tensor([1.0, 0.5]))
+    tensor([0.2500, 0.1250])
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+
+    @property
+    def amplitude(self) -> float:
+        """1: the length of queries and keys is kept."""
+        return 1.0
+
+    def __call__(self, frequencies: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
+        """All of them, divided by the factor."""
+        return frequencies / self.factor
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Slows down the pairs that turn less than once or so in the original context, and leaves the fast ones alone.
+
+    A pair's share s of the old frequency follows from how often it turns within `original_context`: at
+    `low_frequency_factor` turns or fewer s = 0 (slower by `factor`), at `high_frequency_factor` or more s = 1
+    (as it was), and linear between.
+
+    Raises:
+        ValueError: the factor is below 1, there is no original context, or the second bound is not above the first.
+
+    Source: the reference code of Llama 3.1 (Grattafiori et al. 2024).
+    """
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_context: int
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+        _check_original(self.original_context)
+        if not 0 < self.low_frequency_factor < self.high_frequency_factor:
+            raise ValueError(
+                "high_frequency_factor must be above low_frequency_factor, and both above 0: got "
+                f"low_frequency_factor={self.low_frequency_factor}, high_frequency_factor={self.high_frequency_factor}"
+            )
+
+    @property
+    def amplitude(self) -> float:
+        """1: the length of queries and keys is kept."""
+        return 1.0
+
+    def __call__(self, frequencies: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
+        """The slow ones divided by the factor, the fast ones as they are."""
+        turns = self.original_context * frequencies / (2 * math.pi)
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        share = ((turns - low) / (high - low)).clamp(0, 1)
+        return share * frequencies + (1 - share) * frequencies / self.factor
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """Slows down the slow pairs, leaves the fast ones alone, and sharpens the attention a little.
+
+    Pairs that turn `fast` times or more within `original_context` stay as they are, those that turn `slow` times or
+    fewer are divided by `factor`; in between the share is linear in the number of the pair. (The paper's formula is
+    linear in the turns; its code, and every checkpoint trained with it, is linear in the pair.)
+
+    Args:
+        factor: how many times longer the texts are.
+        original_context: the longest text of the training before.
+        fast, slow: turns within the original context.
+        attention_factor: what sines and cosines are multiplied with; 0.1 ln(factor) + 1 unless given.
+
+    Raises:
+        ValueError: the factor is below 1, there is no original context, or fast is not above slow; when called, there
+            is a single pair, so that none can be slower than another.
+
+    Source: Peng et al. 2023, sections 3.2 to 3.4.
+    """
+
+    factor: float
+    original_context: int
+    fast: float = 32.0
+    slow: float = 1.0
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+        _check_original(self.original_context)
+        if not 0 < self.slow < self.fast:
+            raise ValueError(f"fast must be above slow, and both above 0: got fast={self.fast}, slow={self.slow}")
+
+    @property
+    def amplitude(self) -> float:
+        """The attention factor."""
+        return 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
+
+    def __call__(self, frequencies: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
+        """The slow ones divided by the factor, the fast ones as they are."""
+        n = frequencies.shape[0]
+        if n < 2:
+            raise ValueError(f"YaRN tells slow pairs from fast ones, so d_head must be at least 4: got {2 * n}")
+        # From the fastest pair on, each is slower than the one before by the same step, as a logarithm.
+        fastest = float(frequencies[0])
+        step = math.log(fastest / float(frequencies[1]))
+
+        def pair_that_turns(turns: float) -> float:
+            """The number of that pair: a fraction, below 0 or beyond the last pair if there is none."""
+            return math.log(self.original_context * fastest / (2 * math.pi * turns)) / step
+
+        first = max(math.floor(pair_that_turns(self.fast)), 0)
+        # 2n - 1, not n - 1: the published code bounds the pair by the number of columns, and weights learned with it.
+        last = min(math.ceil(pair_that_turns(self.slow)), 2 * n - 1)
+        # Where both meet, a step in place of the ramp.
+        ramp = (torch.arange(n, dtype=frequencies.dtype) - first) / max(last - first, 1e-3)
+        slowed = ramp.clamp(0, 1)
+        return slowed * frequencies / self.factor + (1 - slowed) * frequencies
+
+
 class Rope(nn.Module):
     """Rotary position embedding: turns each pair of columns by an angle that grows with the position.
 
@@ -103,6 +259,7 @@ class Rope(nn.Module):
         base: the larger, the slower the slowest pair turns.
         turn: which columns form a pair, `rotate_halves` or `rotate_neighbours`. The two differ only in the
             order of the columns, but weights trained with one do not work with the other.
+        scaling: slows the pairs down for texts longer than those of the training. None: as they are.
 
     Raises:
         ValueError: d_head is odd; when called, a position beyond the context.
@@ -120,15 +277,28 @@ class Rope(nn.Module):
         *,
         base: float = 10_000.0,
         turn: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate_halves,
+        scaling: RopeScaling | None = None,
     ) -> None:
         super().__init__()
         if d_head % 2:
             raise ValueError(f"RoPE turns pairs of columns, so the width of a head must be even: got d_head={d_head}")
-        angles = torch.arange(context, dtype=torch.float64)[:, None] * _inverse_frequencies(d_head, base)
+        self.d_head, self.context, self.base, self.turn, self.scaling = d_head, context, base, turn, scaling
         # Sines and cosines rather than angles: a model cast to bfloat16 would round an angle of 1000 by several.
-        self.register_buffer("cos", angles.cos().to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("sin", angles.sin().to(torch.get_default_dtype()), persistent=False)
-        self.turn = turn
+        self.register_buffer("cos", torch.empty(context, d_head // 2), persistent=False)
+        self.register_buffer("sin", torch.empty(context, d_head // 2), persistent=False)
+        self.reset_tables()
+
+    def reset_tables(self) -> None:
+        """Compute the tables anew, on torch's default device: for a model that was made on the meta device."""
+        amplitude = 1.0
+        with torch.device("cpu"):  # a scaling looks at the numbers, of which the meta device has none
+            frequencies = _inverse_frequencies(self.d_head, self.base)
+            if self.scaling is not None:
+                frequencies, amplitude = self.scaling(frequencies), self.scaling.amplitude
+        frequencies = frequencies.to(torch.get_default_device())
+        angles = torch.arange(self.context, dtype=torch.float64)[:, None] * frequencies
+        self.cos = (amplitude * angles.cos()).to(torch.get_default_dtype())
+        self.sin = (amplitude * angles.sin()).to(torch.get_default_dtype())
 
     def forward(self, x: Float[Tensor, "*batch T E"], start: int = 0) -> Float[Tensor, "*batch T E"]:
         """x (queries or keys), turned as positions `start` ... `start + T`."""
@@ -168,6 +338,10 @@ class Alibi(nn.Module):
             raise ValueError(f"ALiBi needs at least one head: got n_heads={n_heads}")
         self.register_buffer("slopes", alibi_slopes(n_heads), persistent=False)
 
+    def reset_tables(self) -> None:
+        """Compute the slopes anew, on torch's default device: for a model that was made on the meta device."""
+        self.slopes = alibi_slopes(len(self.slopes))
+
     def forward(self, T: int, S: int) -> Float[Tensor, "H T S"]:
         """The bias of the last T of S positions; keys after the query get none, they are the causal mask's part."""
         queries = torch.arange(S - T, S, device=self.slopes.device)
@@ -179,6 +353,16 @@ class Alibi(nn.Module):
 def _inverse_frequencies(D: int, base: float) -> Float[Tensor, "pairs"]:
     """base^(-2i / D) for i = 0 ... D/2, in radians a position. In float64, or far positions come out wrong."""
     return base ** -(torch.arange(0, D, 2, dtype=torch.float64) / D)
+
+
+def _check_factor(factor: float) -> None:
+    if factor < 1:
+        raise ValueError(f"a longer text needs slower pairs, so the factor is at least 1: got factor={factor}")
+
+
+def _check_original(context: int) -> None:
+    if context < 1:
+        raise ValueError(f"the original context holds at least one token: got original_context={context}")
 
 
 def _check_room(T: int, start: int, context: int) -> None:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_core.layers.attention import MultiHeadAttention, attention, attention_weights, fused_attention, softmax
-from llm_core.layers.cache import LayerCache
+from llm_core.layers.cache import Cache, LayerCache
 from llm_core.layers.masks import causal, padding, sliding_window
+from llm_core.layers.norms import RMSNorm
 from llm_core.layers.positions import Alibi, Rope
 
 BOTH = pytest.mark.parametrize("attend", [attention, fused_attention], ids=["readable", "fused"])
@@ -403,6 +404,73 @@ def test_cross_attention_fills_its_cache_once(K):
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
     assert cache.length == 6
     assert len(read) == 1
+
+
+@BOTH
+def test_queries_and_keys_are_normed_head_by_head_before_they_are_turned(attend):
+    torch.manual_seed(0)
+    norms = [RMSNorm(6).double() for _ in range(2)]
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight)
+    rope = Rope(6, 16)
+    module = MultiHeadAttention(
+        24, 4, n_kv_heads=2, query_norm=norms[0], key_norm=norms[1], rotate=rope, attend=attend
+    ).double()
+    x = draw(2, 5, 24)
+    query, key, value = (f(x).view(2, 5, -1, 6).transpose(1, 2) for f in (module.query, module.key, module.value))
+    query = rope(F.rms_norm(query, (6,), norms[0].weight, 1e-5))
+    key = rope(F.rms_norm(key, (6,), norms[1].weight, 1e-5))
+    heads = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    expected = module.output(heads.transpose(1, 2).reshape(2, 5, 24))
+    torch.testing.assert_close(module(x, mask=causal(5)), expected)
+
+
+def test_keys_of_a_memory_are_normed_too():
+    torch.manual_seed(0)
+    module = MultiHeadAttention(24, 4, query_norm=RMSNorm(6), key_norm=RMSNorm(6)).double()
+    x, memory = draw(2, 5, 24), draw(2, 7, 24, seed=1)
+    query = module.query(x).view(2, 5, 4, 6).transpose(1, 2)
+    key, value = (f(memory).view(2, 7, 4, 6).transpose(1, 2) for f in (module.key, module.value))
+    heads = F.scaled_dot_product_attention(
+        F.rms_norm(query, (6,), None, 1e-5), F.rms_norm(key, (6,), None, 1e-5), value
+    )
+    torch.testing.assert_close(module(x, memory), module.output(heads.transpose(1, 2).reshape(2, 5, 24)))
+
+
+@pytest.mark.parametrize(
+    ("bias", "output_bias", "expected"),
+    [(True, None, 4), (False, None, 0), (True, False, 3), (False, True, 1), (True, True, 4)],
+)
+def test_the_output_has_a_bias_as_the_others_unless_said(bias, output_bias, expected):
+    module = MultiHeadAttention(24, 4, bias=bias, output_bias=output_bias)
+    assert sum(name.endswith("bias") for name, _ in module.named_parameters()) == expected
+    assert (module.output.bias is not None) == (expected in (1, 4))
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+@pytest.mark.parametrize("window", [1, 3, 6])
+def test_a_cache_that_drops_old_keys_changes_nothing(window, K):
+    """Longer than the cache's memory, with steps back and padding."""
+    torch.manual_seed(0)
+    module = MultiHeadAttention(24, 4, n_kv_heads=K, rotate=Rope(6, 128)).double()
+    x, pads = draw(2, 100, 24), torch.tensor([0, 4])
+    text = (torch.arange(100) >= pads[:, None])[:, None, None, :]
+    whole = module(x, mask=sliding_window(100, window=window) & text)
+    for chunks in ([1] * 100, [7] * 14 + [2], [60, 1, 1, 38], [100]):
+        cache = Cache(1, 2, K, 100, 6, window=window, dtype=torch.float64)
+        cache.pad_left(pads)
+        parts, at = [], 0
+        with torch.no_grad():
+            for i, T in enumerate(chunks):
+                if i % 5 == 3:  # what a draft got wrong is read again
+                    at -= 2
+                    cache.rewind(at)
+                    parts = [torch.cat(parts, dim=1)[:, :at]]
+                    T = min(T + 2, 100 - at)
+                mask = sliding_window(T, cache.keys_after(T), window=window) & cache.text_after(T)
+                parts.append(module(x[:, at : at + T], mask=mask, cache=cache.layers[0]))
+                at += T
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, msg=f"chunks {chunks[:4]}")
 
 
 def test_rotation_and_position_bias_are_for_self_attention_only():

@@ -7,13 +7,18 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from llm_core.layers.positions import (
     Alibi,
     LearnedPositions,
+    LinearScaling,
+    Llama3Scaling,
     Rope,
     SinusoidalPositions,
+    YarnScaling,
     alibi_slopes,
     rotate_halves,
     rotate_neighbours,
@@ -180,6 +185,118 @@ def test_rope_has_no_weights_and_keeps_the_type():
 def test_rope_needs_an_even_width():
     with pytest.raises(ValueError, match="d_head=5"):
         Rope(5, 10)
+
+
+# ---- RoPE for longer texts ----
+
+SCALINGS = [
+    (LinearScaling(4.0), {"rope_type": "linear", "factor": 4.0}),
+    (LinearScaling(1.0), {"rope_type": "linear", "factor": 1.0}),
+    *(
+        (
+            Llama3Scaling(factor, low, high, original),
+            {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original,
+            },
+        )
+        for factor, low, high, original in [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 64), (2.0, 0.5, 0.75, 100)]
+    ),
+    *(
+        (
+            YarnScaling(factor, original, **ours),
+            {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **theirs},
+        )
+        for factor, original, ours, theirs in [
+            (4.0, 32768, {}, {}),
+            (1.0, 2048, {}, {}),
+            (16.0, 300, {"fast": 8.0, "slow": 2.0}, {"beta_fast": 8.0, "beta_slow": 2.0}),
+            (40.0, 4096, {"attention_factor": 0.7}, {"attention_factor": 0.7}),
+            (2.0, 7, {}, {}),  # hardly a pair turns once
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("scaling", "theirs"), SCALINGS)
+@pytest.mark.parametrize(("E", "base"), [(64, 10_000.0), (128, 1_000_000.0), (8, 500_000.0), (4, 100.0)])
+def test_scaled_frequencies_equal_transformers(scaling, theirs, E, base):
+    config = LlamaConfig(
+        hidden_size=4 * E, num_attention_heads=4, head_dim=E, rope_parameters={**theirs, "rope_theta": base}
+    )
+    expected, amplitude = ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config, "cpu")
+    frequencies = base ** -(torch.arange(0, E, 2, dtype=torch.float64) / E)
+    torch.testing.assert_close(scaling(frequencies), expected.double(), rtol=1e-5, atol=0)
+    assert scaling.amplitude == pytest.approx(amplitude)
+
+
+@pytest.mark.parametrize(("scaling", "theirs"), SCALINGS)
+def test_scaled_rope_equals_transformers_llama(scaling, theirs):
+    E, T = 16, 40
+    config = LlamaConfig(
+        hidden_size=4 * E, num_attention_heads=4, head_dim=E, rope_parameters={**theirs, "rope_theta": 500.0}
+    )
+    query, key = draw(2, 4, T, E, dtype=torch.float32), draw(2, 2, T, E, seed=1, dtype=torch.float32)
+    cos, sin = LlamaRotaryEmbedding(config)(query, torch.arange(T)[None])
+    their_query, their_key = apply_rotary_pos_emb(query, key, cos, sin)
+    rope = Rope(E, T, base=500.0, scaling=scaling)
+    torch.testing.assert_close(rope(query), their_query, rtol=0, atol=2e-5)
+    torch.testing.assert_close(rope(key), their_key, rtol=0, atol=2e-5)
+
+
+def test_yarn_leaves_pairs_alone_that_all_turn_often():
+    # transformers slows them all down here: its ramp runs backwards where the first pair to slow lies beyond the last.
+    frequencies = torch.tensor([1.0, 0.1])
+    assert torch.equal(YarnScaling(2.0, 10**9, fast=2.0)(frequencies), frequencies)
+
+
+@pytest.mark.usefixtures("in_double")
+def test_position_interpolation_puts_far_positions_where_near_ones_were():
+    plain, slow = Rope(8, 20), Rope(8, 60, scaling=LinearScaling(3.0))
+    x = draw(2, 8)
+    for p in range(20):
+        torch.testing.assert_close(slow(x[:1], 3 * p), plain(x[:1], p))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinearScaling(0.5), "factor=0.5"),
+        (lambda: YarnScaling(0.0, 10), "factor=0.0"),
+        (lambda: YarnScaling(2.0, 0), "original_context=0"),
+        (lambda: YarnScaling(2.0, 10, fast=1.0), "fast=1.0, slow=1.0"),
+        (lambda: YarnScaling(2.0, 10, slow=0.0), "fast=32.0, slow=0.0"),
+        (lambda: Llama3Scaling(0.9, 1.0, 4.0, 10), "factor=0.9"),
+        (lambda: Llama3Scaling(8.0, 4.0, 4.0, 10), "low_frequency_factor=4.0, high_frequency_factor=4.0"),
+        (lambda: Llama3Scaling(8.0, 1.0, 4.0, -1), "original_context=-1"),
+        (lambda: Rope(2, 10, scaling=YarnScaling(2.0, 10)), "at least 4: got 2"),
+    ],
+)
+def test_impossible_scalings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Rope(8, 20, base=500.0, scaling=YarnScaling(4.0, 10)),
+        lambda: Rope(8, 20, turn=rotate_neighbours),
+        lambda: SinusoidalPositions(6, 10, base=100.0),
+        lambda: Alibi(6),
+    ],
+)
+def test_tables_made_on_the_meta_device_can_be_computed_later(make):
+    with torch.device("meta"):
+        module = make()
+    assert all(buffer.is_meta for buffer in module.buffers())
+    module.reset_tables()
+    for (name, buffer), expected in zip(module.named_buffers(), make().buffers(), strict=True):
+        assert torch.equal(buffer, expected), name
+    assert list(module.state_dict()) == []
 
 
 # ---- ALiBi ----
