@@ -1,21 +1,26 @@
 """Generation: run the model, choose a token, append it, and again.
 
+    prompt (B, T) -> model -> logits (B, V) after the last token -> adjust -> choose -> ids (B,), the next prompt
+
 `stream` yields the tokens one by one; `generate` collects them. The prompt is read in one pass (prefill) and fills
-the cache; from then on each pass reads one token (decode).
+the cache; from then on each pass reads one token (decode). Prompts of unequal length are padded on the left, so that
+all end, and go on, at the same place; the cache knows what is padding and nothing attends to it.
 
 Used in chapters/03_algorithms/06_three_sentences; taught, once it is written, in 03_algorithms/05_inference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from llm_core.generation.sampling import greedy
+from llm_core.generation.sampling import Adjust, greedy
+
+Choose = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
 @runtime_checkable
@@ -26,88 +31,99 @@ class LanguageModel(Protocol):
     def context(self) -> int:
         """The longest text, in tokens."""
 
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens it knows: ids run from 0 to vocab_size - 1."""
+
     def __call__(self, ids: Tensor, cache: Any = None) -> Tensor:
         """Ids (B, T) -> logits (B, T, V); with a cache, the ids continue what it holds."""
 
     def new_cache(self, batch: int, capacity: int) -> Any:
-        """An empty cache for `batch` texts of up to `capacity` tokens."""
+        """An empty cache for `batch` texts of up to `capacity` tokens; with `pad_left` if it can hold unequal ones."""
 
 
 def stream(
     model: LanguageModel,
-    prompt: Int[Tensor, "B T"],
+    prompt: Int[Tensor, "B T"] | Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
-    choose: Callable[[Tensor, torch.Generator | None], Tensor] = greedy,
-    stop_id: int | None = None,
+    choose: Choose = greedy,
+    adjust: Adjust | None = None,
+    stop_id: int | Collection[int] | None = None,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
 ) -> Iterator[Int[Tensor, "B"]]:
     """The tokens that continue the prompts, one for each row at a time.
 
+    A row gets the greedy tokens it would get alone, up to rounding; drawn ones depend on the whole batch, which
+    shares one generator.
+
     Args:
         model: put it in eval mode first if it has dropout.
-        prompt: prompts of equal length, at least one token.
+        prompt: ids, at least one for each row: a tensor, or one list for each row, which may differ in length.
         max_new_tokens: how many tokens at most.
         choose: (logits (B, V), generator) -> ids (B,): `greedy`, or a `Sampler`.
-        stop_id: a row that has got this token gets nothing else from then on; when every row has, it ends.
+        adjust: (logits, text so far (B, T), padding (B,) or None) -> logits, before `choose`: a `RepetitionPenalty`,
+            or several with `in_turn`.
+        stop_id: the token, or tokens, that end a row: it repeats that token from then on; when every row has got one,
+            the stream ends.
         generator: for a `choose` that draws.
         use_cache: without it every step reads the whole text anew. Same tokens, more work.
 
     Raises:
-        ValueError: the prompt is empty, or prompt and new tokens together are longer than the context. Raised by
-            the call itself, before any work is done.
+        ValueError: there is no prompt or an empty one, or an id is no token of the model; prompt and new tokens
+            together are longer than the context; or the prompts are unequal and the model's cache cannot pad. Raised
+            by the call itself, before any work is done.
     """
-    T = prompt.shape[1]
-    if T < 1:
-        raise ValueError("the prompt is empty: give at least one token, a start token for one")
-    if max_new_tokens < 1:
-        raise ValueError(f"there must be at least one new token to choose: got max_new_tokens={max_new_tokens}")
-    # The last token is chosen, never read, so it needs no room.
-    if T + max_new_tokens - 1 > model.context:
-        raise ValueError(
-            f"{T} prompt tokens and {max_new_tokens} new ones do not fit the context of {model.context}: "
-            f"at most {max(0, model.context - T + 1)} new tokens do"
-        )
-    return _stream(model, prompt, max_new_tokens, choose, stop_id, generator, use_cache)
+    ids, padding = batch_prompts(model, prompt, max_new_tokens)
+    stops = stop_ids(model, stop_id)
+    cache = None
+    if use_cache or padding is not None:
+        cache = padded_cache(model, ids.shape[0], ids.shape[1] + max_new_tokens - 1, padding)
+    return _stream(model, ids, padding, cache if use_cache else None, max_new_tokens, choose, adjust, stops, generator)
 
 
 def _stream(
     model: LanguageModel,
-    prompt: Tensor,
+    text: Tensor,
+    padding: Tensor | None,
+    cache: Any,
     max_new_tokens: int,
-    choose: Callable[[Tensor, torch.Generator | None], Tensor],
-    stop_id: int | None,
+    choose: Choose,
+    adjust: Adjust | None,
+    stops: tuple[int, ...],
     generator: torch.Generator | None,
-    use_cache: bool,
 ) -> Iterator[Tensor]:
-    batch, T = prompt.shape
-    cache = model.new_cache(batch, T + max_new_tokens - 1) if use_cache else None
-    text = unread = prompt
-    stopped = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
+    unread, ids, stopped = text, text[:, -1], None
     for _ in range(max_new_tokens):
-        # Not around the whole loop: a generator would leave gradients off for its caller between two tokens.
+        # Not around the whole loop: a generator would leave gradients off for its caller between two tokens. And not
+        # inference mode, which saves a little more: its tensors cannot be used in training, where generated ids often
+        # go, and whatever table the model builds on the way. A caller who knows better can wrap the call in it.
         with torch.no_grad():
-            logits = model(unread, cache)[:, -1] if use_cache else model(text)[:, -1]
-            ids = choose(logits, generator)
-        if stop_id is not None:
-            ids = ids.masked_fill(stopped, stop_id)
-            stopped = stopped | (ids == stop_id)
+            logits = (_read_anew(model, text, padding) if cache is None else model(unread, cache))[:, -1]
+            if adjust is not None:
+                logits = adjust(logits, text, padding)
+            new = choose(logits, generator)
+        ids = new if stopped is None else ids.where(stopped, new)  # a row that has stopped repeats its stop token
         yield ids
-        if stop_id is not None and stopped.all():
-            return
+        if stops:
+            ended = [token in stops for token in ids.tolist()]
+            if all(ended):
+                return
+            stopped = torch.tensor(ended, device=ids.device) if any(ended) else None
         unread = ids[:, None]
-        if not use_cache:
+        if cache is None or adjust is not None:
             text = torch.cat([text, unread], dim=1)
 
 
 def generate(
     model: LanguageModel,
-    prompt: Int[Tensor, "B T"],
+    prompt: Int[Tensor, "B T"] | Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
-    choose: Callable[[Tensor, torch.Generator | None], Tensor] = greedy,
-    stop_id: int | None = None,
+    choose: Choose = greedy,
+    adjust: Adjust | None = None,
+    stop_id: int | Collection[int] | None = None,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
 ) -> Int[Tensor, "B new"]:
@@ -118,9 +134,108 @@ def generate(
             prompt,
             max_new_tokens,
             choose=choose,
+            adjust=adjust,
             stop_id=stop_id,
             generator=generator,
             use_cache=use_cache,
         )
     )
     return torch.stack(tokens, dim=1)
+
+
+def batch_prompts(
+    model: LanguageModel, prompt: Tensor | Sequence[Sequence[int]], max_new_tokens: int
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B"] | None]:
+    """The prompts as one tensor, padded on the left, and how much of each row is padding (None: nothing is).
+
+    Raises:
+        ValueError: the prompts, with so many new tokens, are not for this model. See `stream`.
+    """
+    ids, padding = _left_padded(prompt, _device(model))
+    if max_new_tokens < 1:
+        raise ValueError(f"there must be at least one new token to choose: got max_new_tokens={max_new_tokens}")
+    check_room("the context", model.context, ids.shape[1], max_new_tokens)
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= model.vocab_size:
+        raise ValueError(
+            f"the model knows {model.vocab_size} tokens, 0 ... {model.vocab_size - 1}: got a prompt with ids from "
+            f"{lowest} to {highest}. Was it made with another tokenizer?"
+        )
+    return ids, padding
+
+
+def check_room(what: str, context: int, T: int, max_new_tokens: int) -> None:
+    """Raise a ValueError if T prompt tokens and the new ones are more than a model can read."""
+    # The last token is chosen, never read, so it needs no room.
+    if T + max_new_tokens - 1 > context:
+        raise ValueError(
+            f"{T} prompt tokens and {max_new_tokens} new ones do not fit {what} of {context}: "
+            f"at most {max(0, context - T + 1)} new tokens do"
+        )
+
+
+def padded_cache(model: LanguageModel, batch: int, capacity: int, padding: Int[Tensor, "B"] | None) -> Any:
+    """A new cache of the model that knows the padding.
+
+    Raises:
+        ValueError: there is padding, and this model's cache cannot leave it out.
+    """
+    cache = model.new_cache(batch, capacity)
+    if padding is not None:
+        if not hasattr(cache, "pad_left"):
+            raise ValueError(
+                f"the prompts differ in length, by up to {int(padding.max())} tokens, and the cache of this model, "
+                f"a {type(cache).__name__}, cannot pad: give prompts of equal length, or one at a time"
+            )
+        cache.pad_left(padding)
+    return cache
+
+
+def _read_anew(model: LanguageModel, text: Tensor, padding: Tensor | None) -> Tensor:
+    """Logits of the whole text, with nothing kept."""
+    if padding is None:
+        return model(text)
+    return model(text, padded_cache(model, text.shape[0], text.shape[1], padding))  # a cache alone knows of padding
+
+
+def _left_padded(prompt: Tensor | Sequence[Sequence[int]], device: torch.device | None) -> tuple[Tensor, Tensor | None]:
+    if isinstance(prompt, Tensor):
+        if prompt.ndim != 2:
+            raise ValueError(f"prompts are a tensor (B, T), one row for each: got shape {tuple(prompt.shape)}")
+        lengths = [prompt.shape[1]] * prompt.shape[0]
+    else:
+        lengths = [len(row) for row in prompt]
+    if not lengths:
+        raise ValueError("there is no prompt: give at least one row")
+    if min(lengths) < 1:
+        row = lengths.index(min(lengths))
+        raise ValueError(f"the prompt is empty (row {row}): give at least one token, a start token for one")
+    if isinstance(prompt, Tensor):
+        return prompt, None
+    T = max(lengths)
+    # Any token will do: nothing reads it.
+    ids = torch.tensor([[0] * (T - len(row)) + list(row) for row in prompt], device=device)
+    if min(lengths) == T:
+        return ids, None
+    return ids, torch.tensor([T - length for length in lengths], device=device)
+
+
+def stop_ids(model: LanguageModel, stop_id: int | Collection[int] | None) -> tuple[int, ...]:
+    """The stop tokens, in order; none for None.
+
+    Raises:
+        ValueError: one is no token of the model.
+    """
+    stops = tuple(sorted({stop_id} if isinstance(stop_id, int) else set(stop_id or ())))
+    if stops and (stops[0] < 0 or stops[-1] >= model.vocab_size):
+        raise ValueError(
+            f"a stop token must be one of the model's {model.vocab_size}, 0 ... {model.vocab_size - 1}: got {stops}"
+        )
+    return stops
+
+
+def _device(model: LanguageModel) -> torch.device | None:
+    """Where ids that come as lists belong: beside the weights. None: torch's default device."""
+    if isinstance(model, nn.Module):
+        return next((parameter.device for parameter in model.parameters()), None)
+    return getattr(model, "device", None)

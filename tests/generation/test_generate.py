@@ -6,33 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
+from wrapped import CONTEXT, Theirs, V, enlarged, gpt, llama, prompts
 
-from llm_core.generation.generate import generate, stream
-from llm_core.generation.sampling import Sampler
+from llm_core.generation.generate import batch_prompts, generate, stream
+from llm_core.generation.sampling import RepetitionPenalty, Sampler, in_turn
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from llm_core.models.gpt import GPT, GPTConfig
 
-V, CONTEXT = 19, 16
-
-
-def gpt() -> GPT:
-    """Random, with large weights, so that what comes next depends on what was read."""
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=V, context=CONTEXT, n_layers=2, n_heads=2, d_model=16))
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.4)
-    return model.eval()
-
-
-def prompts(batch: int = 3, T: int = 4) -> Tensor:
-    return torch.randint(V, (batch, T), generator=torch.Generator().manual_seed(1))
+UNEQUAL = [[5], [6, 7, 8, 9, 10], [3, 4]]
 
 
 class Counting:
     """Each token is followed by the next number; counts what it is asked."""
 
-    context = 12
+    context, vocab_size = 12, V
 
     def __init__(self) -> None:
         self.read: list[Tensor] = []
@@ -57,41 +43,127 @@ def test_greedy_equals_an_argmax_loop(use_cache):
     assert len({tuple(row) for row in new.tolist()}) > 1
 
 
-class Theirs:
-    """transformers' model in the shape that generation asks for."""
-
-    context = CONTEXT
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = GPT2LMHeadModel(
-            GPT2Config(vocab_size=V, n_positions=CONTEXT, n_layer=2, n_head=2, n_embd=16)
-        ).eval()
-        for parameter in self.model.parameters():
-            if parameter.ndim == 2:
-                torch.nn.init.normal_(parameter, std=0.4)
-
-    def __call__(self, ids: Tensor, cache: None = None) -> Tensor:
-        return self.model(ids).logits
-
-    def new_cache(self, batch: int, capacity: int) -> None:
-        raise AssertionError("it is asked for no cache")
+def gpt2(seed: int = 0) -> GPT2LMHeadModel:
+    return enlarged(
+        GPT2LMHeadModel(GPT2Config(vocab_size=V, n_positions=CONTEXT, n_layer=2, n_head=2, n_embd=32)), 0.4, seed
+    )
 
 
-@pytest.mark.parametrize("stop_id", [None, "some"])
-def test_greedy_equals_transformers_generate(stop_id):
-    theirs, text = Theirs(), prompts()
-    if stop_id == "some":  # a token that one row gets in the middle
-        stop_id = int(generate(theirs, text, 10, use_cache=False)[0, 3])
-    expected = theirs.model.generate(
+@pytest.mark.parametrize("prompt", [prompts().tolist(), UNEQUAL], ids=["equal", "unequal"])
+@pytest.mark.parametrize("n_stops", [0, 1, 3])
+def test_greedy_is_what_transformers_generates(n_stops, prompt):
+    model, T = gpt2(), max(map(len, prompt))
+    whole = generate(Theirs(model, CONTEXT), prompt, 10, use_cache=False)
+    stops = whole[0, 3 : 3 + n_stops].tolist()  # tokens that one row gets in the middle
+    text = torch.tensor([[0] * (T - len(row)) + row for row in prompt])
+    expected = model.generate(
         text,
-        attention_mask=torch.ones_like(text),
+        attention_mask=(text != 0).long(),
         max_new_tokens=10,
         do_sample=False,
-        eos_token_id=stop_id,
-        pad_token_id=stop_id if stop_id is not None else 0,
+        eos_token_id=stops or None,
+        pad_token_id=0,
+    )[:, T:]
+    ours = generate(Theirs(model, CONTEXT), prompt, 10, stop_id=stops or None, use_cache=False)
+    assert ours.shape == expected.shape
+    for row, expected_row in zip(ours.tolist(), expected.tolist(), strict=True):
+        end = next((i for i, token in enumerate(row) if token in stops), 9) + 1
+        assert row[:end] == expected_row[:end]
+        assert set(row[end:]) <= {row[end - 1]}  # what stopped it, again and again; theirs is padding
+        assert set(expected_row[end:]) <= {0}
+
+
+@pytest.mark.parametrize("prompt", [prompts().tolist(), UNEQUAL], ids=["equal", "unequal"])
+def test_samples_are_those_of_transformers(prompt):
+    model, T = gpt2(), max(map(len, prompt))
+    text = torch.tensor([[0] * (T - len(row)) + row for row in prompt])
+    torch.manual_seed(5)
+    expected = model.generate(
+        text,
+        attention_mask=(text != 0).long(),
+        max_new_tokens=10,
+        do_sample=True,
+        temperature=1.5,
+        top_k=12,
+        top_p=0.9,
+        min_p=0.02,
+        repetition_penalty=1.4,
+        pad_token_id=0,
+        eos_token_id=None,
     )
-    assert torch.equal(generate(theirs, text, 10, stop_id=stop_id, use_cache=False), expected[:, 4:])
+    torch.manual_seed(5)
+    sampler, penalty = Sampler(1.5, 12, 0.9, 0.02), RepetitionPenalty(1.4)
+    assert torch.equal(generate(Theirs(model, CONTEXT), prompt, 10, choose=sampler, adjust=penalty), expected[:, T:])
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_repetition_penalty_sees_the_text_and_not_the_padding(use_cache):
+    model = gpt()
+    greedy = generate(model, UNEQUAL, 10, use_cache=use_cache)
+    together = generate(model, UNEQUAL, 10, adjust=RepetitionPenalty(8.0), use_cache=use_cache)
+    assert not torch.equal(together, greedy)
+    for row, new in zip(UNEQUAL, together, strict=True):
+        text = torch.tensor([row])
+        for _ in range(10):
+            with torch.no_grad():
+                logits = RepetitionPenalty(8.0)(model(text)[:, -1], text)
+            text = torch.cat([text, logits.argmax(dim=-1, keepdim=True)], dim=1)
+        assert text[0, len(row) :].tolist() == new.tolist()
+
+
+def test_adjust_gets_the_logits_the_whole_text_and_the_padding():
+    seen = []
+
+    def look(logits: Tensor, text: Tensor, padding: Tensor | None) -> Tensor:
+        seen.append((logits.shape, text.tolist(), padding))
+        return logits
+
+    generate(Counting(), torch.tensor([[3, 4], [7, 8]]), 3, adjust=in_turn(look))
+    assert seen == [
+        ((2, V), [[3, 4], [7, 8]], None),
+        ((2, V), [[3, 4, 5], [7, 8, 9]], None),
+        ((2, V), [[3, 4, 5, 6], [7, 8, 9, 10]], None),
+    ]
+    generate(gpt(), UNEQUAL, 1, adjust=look)
+    assert seen[-1][2].tolist() == [4, 0, 3]
+
+
+MODELS = {"GPT": gpt, "Llama": llama, "windowed Llama": lambda: llama(window=3)}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("stop_id", [None, 13])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_row_of_unequal_prompts_gets_what_it_gets_alone(name, stop_id, use_cache):
+    model = MODELS[name]()
+    rows = [[5], [6, 7, 8, 9, 10], [3, 4], [11, 12, 13, 14, 15, 16], [17]]
+    together = generate(model, rows, 11, stop_id=stop_id, use_cache=use_cache).tolist()
+    for row, new in zip(rows, together, strict=True):
+        [alone] = generate(model, [row], 11, stop_id=stop_id).tolist()
+        assert new == alone + [stop_id] * (len(new) - len(alone))
+    assert len({tuple(new) for new in together}) > 2
+
+
+def test_prompts_may_be_lists():
+    model, text = gpt(), prompts()
+    assert torch.equal(generate(model, text.tolist(), 8), generate(model, text, 8))
+    assert generate(model, (range(3, 6), (7,)), 2).shape == (2, 2)
+    assert generate(model, text.int(), 8).tolist() == generate(model, text, 8).tolist()
+
+
+def test_the_longest_of_unequal_prompts_may_fill_the_context():
+    model = gpt()
+    rows = [[5], list(range(3, 13))]
+    assert generate(model, rows, CONTEXT - 9).shape == (2, 7)
+    with pytest.raises(ValueError, match="10 prompt tokens and 8 new ones do not fit the context of 16: at most 7"):
+        generate(model, rows, 8)
+
+
+def test_the_ids_can_go_into_a_training_step():
+    model = gpt()
+    for ids in stream(model, prompts(), 2):
+        model(ids[:, None]).log_softmax(dim=-1).gather(-1, ids[:, None, None]).mean().backward()
+    assert model.token_embedding.weight.grad is not None
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -135,6 +207,13 @@ def test_a_row_stops_at_the_stop_token_and_the_whole_when_all_have():
     ]  # the prompt's own does not count
 
 
+def test_any_of_several_stop_tokens_stops_a_row():
+    prompt = torch.tensor([[3], [5], [1]])
+    assert generate(Counting(), prompt, 9, stop_id=[7, 4]).tolist() == [[4, 4, 4], [6, 7, 7], [2, 3, 4]]
+    assert generate(Counting(), prompt, 3, stop_id={3}).tolist() == [[4, 5, 6], [6, 7, 8], [2, 3, 3]]
+    assert generate(Counting(), prompt, 2, stop_id=()).tolist() == [[4, 5], [6, 7], [2, 3]]
+
+
 def test_the_stream_is_lazy_and_leaves_gradients_as_they_are():
     model = Counting()
     tokens = stream(model, torch.tensor([[3]]), 5)
@@ -157,7 +236,37 @@ def test_what_cannot_work_is_refused_by_the_call_itself(call):
         call(model, torch.ones(1, 4, dtype=torch.long), 10)
     with pytest.raises(ValueError, match="at most 0"):
         call(model, torch.ones(1, 20, dtype=torch.long), 1)
+    with pytest.raises(ValueError, match="there is no prompt"):
+        call(model, [], 1)
+    with pytest.raises(ValueError, match=r"prompt is empty \(row 1\)"):
+        call(model, [[3], [], [4]], 1)
+    for ids in (torch.tensor([[3, V]]), [[3], [0, V]]):
+        with pytest.raises(ValueError, match=r"knows 19 tokens, 0 \.\.\. 18: got a prompt with ids from [03] to 19"):
+            call(model, ids, 1)
+    with pytest.raises(ValueError, match="from -1 to 3"):
+        call(model, [[3, -1]], 1)
+    for stop_id in (V, -1, [2, V]):
+        with pytest.raises(ValueError, match="stop token must be one of the model's 19"):
+            call(model, [[3]], 1, stop_id=stop_id)
+    for use_cache in (True, False):  # its cache is a list
+        with pytest.raises(
+            ValueError, match=r"differ in length, by up to 2 tokens, and the cache .* a list, cannot pad"
+        ):
+            call(model, [[3], [4, 5, 6]], 1, use_cache=use_cache)
     assert model.read == []
+
+
+def test_prompts_without_rows_are_refused():
+    with pytest.raises(ValueError, match=r"one row for each: got shape \(3,\)"):
+        batch_prompts(Counting(), torch.tensor([3, 4, 5]), 1)
+
+
+def test_an_encoder_decoder_takes_targets_of_equal_length_only():
+    model = EncoderDecoder(EncoderDecoderConfig(V, CONTEXT, n_layers=1, n_heads=2, d_model=16, d_ff=32)).eval()
+    with torch.no_grad():
+        given = model.given(torch.tensor([[3, 4], [5, 6]]))
+    with pytest.raises(ValueError, match="a DecoderCache, cannot pad: give prompts of equal length"):
+        generate(given, [[1], [1, 2]], 3)
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
