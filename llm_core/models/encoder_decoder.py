@@ -6,6 +6,9 @@
 Post-norm, sinusoidal positions, and one embedding table for source, target and output head (section 3.4 of the
 paper), multiplied by sqrt(D) where it embeds. Encoder and decoder are one model: one loss, one backward pass.
 
+The paper's model has plain matrices in its attention, ReLU, and no bias on the logits. Others that were trained later
+(Marian's, for one: `llm_core.pretrained.marian`) differ in these three, so the config can say so.
+
 Source: Vaswani et al. 2017. Taught in chapters/03_algorithms/06_three_sentences.
 """
 
@@ -14,6 +17,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,19 +26,25 @@ from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import CrossAttentionBlock, PostNormBlock
 from llm_core.layers.cache import Cache
 from llm_core.layers.embedding import TokenEmbedding
-from llm_core.layers.feedforward import FeedForward
+from llm_core.layers.feedforward import Activation, FeedForward, fused_gelu
 from llm_core.layers.masks import causal, padding
 from llm_core.layers.norms import LayerNorm
 from llm_core.layers.positions import SinusoidalPositions
+
+# By name, so that a config can be written to a file.
+ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "silu": F.silu, "gelu": fused_gelu}
 
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
     """The sizes of a 2017 Transformer: V, the longest S and T, L of each stack, H, D, F.
 
+    `activation` is a name of `ACTIVATIONS`, that of the feed-forward layers; `attention_bias` gives the projections of
+    attention a bias each, `logit_bias` the logits a learned one. The paper has relu and neither.
+
     Raises:
-        ValueError: a size is below 1, n_heads does not divide d_model, d_model is odd, pad_id is no token, or
-            dropout is outside 0 ... 1.
+        ValueError: a size is below 1, n_heads does not divide d_model, d_model is odd, pad_id is no token, dropout is
+            outside 0 ... 1, or the activation is none of the known.
     """
 
     vocab_size: int
@@ -44,6 +55,9 @@ class EncoderDecoderConfig:
     d_ff: int
     pad_id: int = 0
     dropout: float = 0.0
+    activation: str = "relu"
+    attention_bias: bool = False
+    logit_bias: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model", "d_ff"):
@@ -57,6 +71,8 @@ class EncoderDecoderConfig:
             raise ValueError(f"pad_id must be a token, 0 ... {self.vocab_size - 1}: got {self.pad_id}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a share, 0 <= dropout < 1: got {self.dropout}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: got {self.activation}")
 
 
 # Table 3 of the paper. Its counts, 65M and 213M, are those of a vocabulary of about 37,000 tokens.
@@ -101,7 +117,7 @@ class EncoderDecoder(nn.Module):
         self.encoder = nn.ModuleList(
             PostNormBlock(
                 attention=self._attention(),
-                feed_forward=FeedForward(D, config.d_ff),
+                feed_forward=self._feed_forward(),
                 norms=(LayerNorm(D), LayerNorm(D)),
                 dropout=config.dropout,
             )
@@ -111,12 +127,13 @@ class EncoderDecoder(nn.Module):
             CrossAttentionBlock(
                 attention=self._attention(),
                 cross_attention=self._attention(),
-                feed_forward=FeedForward(D, config.d_ff),
+                feed_forward=self._feed_forward(),
                 norms=(LayerNorm(D), LayerNorm(D), LayerNorm(D)),
                 dropout=config.dropout,
             )
             for _ in range(config.n_layers)
         )
+        self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logit_bias else None
         self._init_weights()
 
     def forward(self, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -138,13 +155,14 @@ class EncoderDecoder(nn.Module):
     def decode(
         self,
         target: Int[Tensor, "B T"],
-        memory: Float[Tensor, "B S D"],
-        source: Int[Tensor, "B S"],
+        memory: Float[Tensor, "B2 S D"],
+        source: Int[Tensor, "B2 S"],
         cache: DecoderCache | None = None,
     ) -> Float[Tensor, "B T V"]:
         """Logits after each target position; `source` only says which positions of the memory are padding.
 
-        With a cache, `target` continues what it holds, and the source is the cache's own: its rows may have moved.
+        With a cache, `target` continues what it holds, and source and memory are the cache's own: its rows may have
+        moved, and multiplied (beam search), so that B2 is not B any more.
         """
         if cache is not None:
             source = cache.source
@@ -162,7 +180,8 @@ class EncoderDecoder(nn.Module):
                 cache=None if cache is None else cache.target.layers[i],
                 memory_cache=None if cache is None else cache.memory.layers[i],
             )
-        return self.embedding.logits(x)
+        logits = self.embedding.logits(x)
+        return logits if self.logit_bias is None else logits + self.logit_bias
 
     def given(self, source: Int[Tensor, "B S"]) -> GivenSource:
         """The decoder with its source read: a language model of the target, which `generation` can run."""
@@ -184,8 +203,11 @@ class EncoderDecoder(nn.Module):
         return self.dropout(self.positions(x * math.sqrt(self.config.d_model), start))
 
     def _attention(self) -> MultiHeadAttention:
-        # No biases: the paper's projections are plain matrices.
-        return MultiHeadAttention(self.config.d_model, self.config.n_heads, bias=False)
+        # The paper's projections are plain matrices, without biases.
+        return MultiHeadAttention(self.config.d_model, self.config.n_heads, bias=self.config.attention_bias)
+
+    def _feed_forward(self) -> FeedForward:
+        return FeedForward(self.config.d_model, self.config.d_ff, activation=ACTIVATIONS[self.config.activation])
 
     def _init_weights(self) -> None:
         for name, parameter in self.named_parameters():

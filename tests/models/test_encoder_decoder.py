@@ -230,6 +230,7 @@ def test_sizes_below_one_are_refused(name):
         ({"pad_id": 29}, r"0 \.\.\. 28: got 29"),
         ({"pad_id": -1}, "got -1"),
         ({"dropout": 1.0}, r"got 1\.0"),
+        ({"activation": "tanh"}, "relu, silu, gelu: got tanh"),
     ],
 )
 def test_other_impossible_configs_are_refused(change, message):
@@ -254,6 +255,15 @@ def test_named_sizes_have_about_the_papers_number_of_parameters(name, millions, 
         model = EncoderDecoder(config)
     assert model.n_parameters() == by_hand(config) == exact
     assert model.n_parameters() == pytest.approx(millions * 1e6, rel=0.035)
+
+
+def test_biases_are_added_where_they_are_asked_for_and_start_at_zero():
+    """tests/pretrained/test_marian.py holds a model with them to a published architecture."""
+    plain = EncoderDecoder(CONFIG)
+    model = EncoderDecoder(dataclasses.replace(CONFIG, attention_bias=True, logit_bias=True))
+    added = {name: p for name, p in model.named_parameters() if name not in dict(plain.named_parameters())}
+    assert sum(p.numel() for p in added.values()) == 3 * 2 * 4 * CONFIG.d_model + CONFIG.vocab_size
+    assert all(name.endswith("bias") and (p == 0).all() for name, p in added.items())
 
 
 def test_the_named_sizes_are_those_of_table_3():

@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm_core.models.gpt import GPT, GPT2_SIZES, GPTConfig
+from llm_core.pretrained.gpt2 import gpt2_table
+from llm_core.pretrained.names import to_ours
 
 CONFIG = GPTConfig(vocab_size=37, context=16, n_layers=3, n_heads=4, d_model=24)
 # Parameters of the published checkpoints (huggingface.co/openai-community/gpt2, -medium, -large, -xl).
@@ -35,30 +37,8 @@ def theirs_of(config: GPTConfig) -> GPT2LMHeadModel:
     )
 
 
-def in_our_names(theirs: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
-    """GPT-2's tensors under our names. Its Conv1D keeps weights (in, out), and query, key and value in one."""
-    ours = {
-        "token_embedding.weight": theirs["transformer.wte.weight"],
-        "positions.embedding.weight": theirs["transformer.wpe.weight"],
-        "norm.weight": theirs["transformer.ln_f.weight"],
-        "norm.bias": theirs["transformer.ln_f.bias"],
-    }
-    for i in range(n_layers):
-        old, new = f"transformer.h.{i}", f"blocks.{i}"
-        for kind in ("weight", "bias"):
-            joined = theirs[f"{old}.attn.c_attn.{kind}"].chunk(3, dim=-1)
-            for name, tensor in zip(("query", "key", "value"), joined, strict=True):
-                ours[f"{new}.attention.{name}.{kind}"] = tensor.T if kind == "weight" else tensor
-            for their_name, our_name in (
-                ("attn.c_proj", "attention.output"),
-                ("mlp.c_fc", "feed_forward.up"),
-                ("mlp.c_proj", "feed_forward.down"),
-            ):
-                tensor = theirs[f"{old}.{their_name}.{kind}"]
-                ours[f"{new}.{our_name}.{kind}"] = tensor.T if kind == "weight" else tensor
-            ours[f"{new}.attention_norm.{kind}"] = theirs[f"{old}.ln_1.{kind}"]
-            ours[f"{new}.feed_forward_norm.{kind}"] = theirs[f"{old}.ln_2.{kind}"]
-    return ours
+def in_our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return to_ours(gpt2_table(CONFIG), theirs)
 
 
 @cache
@@ -68,7 +48,7 @@ def pair() -> tuple[GPT, GPT2LMHeadModel]:
     for parameter in theirs.parameters():  # no zero bias, no norm of one: a swapped pair would not show
         torch.nn.init.normal_(parameter, std=0.2)
     ours = GPT(CONFIG)
-    ours.load_state_dict(in_our_names(theirs.state_dict(), CONFIG.n_layers))
+    ours.load_state_dict(in_our_names(theirs.state_dict()))
     return ours.eval(), theirs.eval()
 
 
@@ -89,7 +69,7 @@ def test_gradients_equal_transformers():
     for model, logits in ((ours, ours(ids)), (theirs, theirs(ids).logits)):
         model.zero_grad()
         F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-    expected = in_our_names({name: p.grad for name, p in theirs.named_parameters()}, CONFIG.n_layers)
+    expected = in_our_names({name: p.grad for name, p in theirs.named_parameters()})
     assert {name for name, _ in ours.named_parameters()} == expected.keys()
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)

@@ -1,0 +1,249 @@
+"""Llama and its relatives: the decoder of the years after GPT-2.
+
+    ids (B, T) -> token embedding -> L blocks -> norm -> logits (B, T, V)
+
+What has changed since GPT-2, each for its own reason:
+
+    RMSNorm for LayerNorm       less work, the same effect
+    RoPE for learned positions  the score depends on the distance; no table to run out of
+    SwiGLU for GELU             better for the same number of weights
+    grouped-query attention     a smaller cache: K < H key/value heads
+    no biases
+
+The relatives are settings of the same class. Qwen2 has biases on query, key and value; Qwen3 norms them instead;
+Mistral looks back no further than a window; Mixtral has a mixture of experts in each block.
+
+Source: Touvron et al. 2023 (Llama), Grattafiori et al. 2024 (Llama 3), Jiang et al. 2023 (Mistral), Jiang et al. 2024
+(Mixtral), Yang et al. 2024 (Qwen2), Yang et al. 2025 (Qwen3). Taught, once it is written, in
+02_architecture/04_modern_decoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llm_core.layers.attention import MultiHeadAttention
+from llm_core.layers.blocks import PreNormBlock
+from llm_core.layers.cache import Cache
+from llm_core.layers.embedding import TokenEmbedding
+from llm_core.layers.feedforward import GatedFeedForward
+from llm_core.layers.masks import causal, sliding_window
+from llm_core.layers.mixture import MixtureOfExperts
+from llm_core.layers.norms import RMSNorm
+from llm_core.layers.positions import Llama3Scaling, Rope, RopeScaling
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The sizes of a Llama, and what tells its relatives apart.
+
+    Args:
+        vocab_size: V.
+        context: the longest text, in tokens.
+        n_layers: L.
+        n_heads: query heads H.
+        n_kv_heads: key/value heads K.
+        d_model: width D.
+        d_ff: width F of the feed-forward layers (of each expert, if there are any).
+        d_head: width E of a head; D / H unless given.
+        rope_base: the larger, the slower the slowest pair of RoPE turns.
+        rope_scaling: how RoPE was slowed down for longer texts.
+        norm_eps: what the norms add to the mean square.
+        tied: whether the output head is the embedding table.
+        qkv_bias: biases on query, key and value (Qwen2).
+        output_bias: a bias on the attention's output.
+        qk_norm: norms on each head's queries and keys (Qwen3).
+        window: how far back attention looks, the own position counted (Mistral). None: to the beginning.
+        n_experts: feed-forward layers in each block, of which a token uses `experts_per_token` (Mixtral). None: one,
+            and no router.
+        experts_per_token: of no effect without experts.
+
+    Raises:
+        ValueError: a size is below 1, sizes do not divide, or a head of odd width would have to be turned.
+    """
+
+    vocab_size: int
+    context: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_ff: int
+    d_head: int | None = None
+    rope_base: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tied: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: bool = False
+    window: int | None = None
+    n_experts: int | None = None
+    experts_per_token: int = 2
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "context", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
+        optional = ("d_head", "window", "n_experts", "experts_per_token")
+        for name in (*sizes, *(name for name in optional if getattr(self, name) is not None)):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_kv_heads must divide n_heads: got n_heads={self.n_heads}, n_kv_heads={self.n_kv_heads}"
+            )
+        if self.d_head is None and self.d_model % self.n_heads:
+            raise ValueError(
+                "n_heads must divide d_model, or d_head must be given: got "
+                f"d_model={self.d_model}, n_heads={self.n_heads}"
+            )
+        if self.head_width % 2:
+            raise ValueError(f"RoPE turns pairs of columns, so a head must be of even width: got {self.head_width}")
+        if self.rope_base <= 1:
+            raise ValueError(f"rope_base must be above 1: got {self.rope_base}")
+        if self.norm_eps <= 0:
+            raise ValueError(f"norm_eps must be above 0: got {self.norm_eps}")
+        if self.n_experts is not None and self.experts_per_token > self.n_experts:
+            raise ValueError(
+                "a token cannot use more experts than there are: got "
+                f"experts_per_token={self.experts_per_token}, n_experts={self.n_experts}"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """E: `d_head`, or D / H."""
+        return self.d_model // self.n_heads if self.d_head is None else self.d_head
+
+
+# Published configs. A test holds their parameter counts to those of the published checkpoints.
+LLAMA_SIZES = {
+    "llama-2-7b": LlamaConfig(32000, 4096, 32, 32, 32, 4096, 11008, tied=False),
+    "llama-3-8b": LlamaConfig(128256, 8192, 32, 32, 8, 4096, 14336, rope_base=500_000.0, tied=False),
+    "llama-3.2-1b": LlamaConfig(
+        128256, 131072, 16, 32, 8, 2048, 8192, rope_base=500_000.0, rope_scaling=Llama3Scaling(32.0, 1.0, 4.0, 8192)
+    ),
+    "mistral-7b": LlamaConfig(32000, 32768, 32, 32, 8, 4096, 14336, tied=False, window=4096),
+    "mixtral-8x7b": LlamaConfig(
+        32000, 32768, 32, 32, 8, 4096, 14336, rope_base=1_000_000.0, tied=False, n_experts=8, experts_per_token=2
+    ),
+    "qwen2.5-0.5b": LlamaConfig(
+        151936, 32768, 24, 14, 2, 896, 4864, rope_base=1_000_000.0, norm_eps=1e-6, qkv_bias=True
+    ),
+    "qwen3-0.6b": LlamaConfig(
+        151936, 40960, 28, 16, 8, 1024, 3072, d_head=128, rope_base=1_000_000.0, norm_eps=1e-6, qk_norm=True
+    ),
+    "smollm2-135m": LlamaConfig(49152, 8192, 30, 9, 3, 576, 1536, rope_base=100_000.0),
+}
+
+
+class Llama(nn.Module):
+    """Llama, ids (B, T) -> logits (B, T, V). Weights are drawn from torch's global generator (`torch.manual_seed`)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        D, E, eps = config.d_model, config.head_width, config.norm_eps
+        self.token_embedding = TokenEmbedding(config.vocab_size, D)
+        # One table of sines and cosines, which all blocks share.
+        rope = Rope(E, config.context, base=config.rope_base, scaling=config.rope_scaling)
+        self.blocks = nn.ModuleList(
+            PreNormBlock(
+                attention=MultiHeadAttention(
+                    D,
+                    config.n_heads,
+                    n_kv_heads=config.n_kv_heads,
+                    d_head=E,
+                    bias=config.qkv_bias,
+                    output_bias=config.output_bias,
+                    query_norm=RMSNorm(E, eps=eps) if config.qk_norm else None,
+                    key_norm=RMSNorm(E, eps=eps) if config.qk_norm else None,
+                    rotate=rope,
+                ),
+                feed_forward=_feed_forward(config),
+                norms=(RMSNorm(D, eps=eps), RMSNorm(D, eps=eps)),
+            )
+            for _ in range(config.n_layers)
+        )
+        self.norm = RMSNorm(D, eps=eps)
+        self.head = None if config.tied else nn.Linear(D, config.vocab_size, bias=False)
+        self._init_weights()
+
+    def forward(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T V"]:
+        """Logits of the token that follows each position.
+
+        With a cache, `ids` continue what it holds, and it holds them too afterwards.
+
+        Raises:
+            ValueError: the text, with what the cache holds, is longer than the context; or an id is no token.
+        """
+        x = self.hidden(ids, cache)
+        return self.token_embedding.logits(x) if self.head is None else self.head(x)
+
+    def hidden(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T D"]:
+        """The last hidden states, before the output head."""
+        seen = 0 if cache is None else cache.length
+        T = ids.shape[1]
+        if seen + T > self.config.context:
+            raise ValueError(
+                f"the text is longer than the context: {seen} tokens in the cache and {T} new ones make {seen + T}, "
+                f"the context is {self.config.context}. Give fewer tokens, or build the model with a longer context"
+            )
+        S = T if cache is None else cache.keys_after(T)
+        if self.config.window is None:
+            mask = causal(T, S, device=ids.device)
+        else:
+            mask = sliding_window(T, S, window=self.config.window, device=ids.device)
+        # Rows of unequal length. They need no positions of their own: RoPE sees distances only.
+        text = None if cache is None else cache.text_after(T)
+        mask = mask if text is None else mask & text
+        x = self.token_embedding(ids)
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask=mask, cache=None if cache is None else cache.layers[i])
+        return self.norm(x)
+
+    @property
+    def context(self) -> int:
+        """The longest text, in tokens, that the model can read."""
+        return self.config.context
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the model knows."""
+        return self.config.vocab_size
+
+    def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
+        """An empty cache for `batch` texts of up to `capacity` tokens (the whole context unless given)."""
+        weight = self.norm.weight  # in full precision in a quantised model too
+        return Cache(
+            self.config.n_layers,
+            batch,
+            self.config.n_kv_heads,
+            self.config.context if capacity is None else capacity,
+            self.config.head_width,
+            window=self.config.window,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+
+    def n_parameters(self) -> int:
+        """Number of learned numbers; a tied embedding table counts once. Of experts, all count."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _init_weights(self) -> None:
+        """As in `GPT`: N(0, 0.02), and less by sqrt(2L) for what is added to the residual stream 2L times."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name.endswith(("attention.output.weight", "down.weight")):
+                nn.init.normal_(parameter, std=0.02 * (2 * self.config.n_layers) ** -0.5)
+            elif parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+
+def _feed_forward(config: LlamaConfig) -> nn.Module:
+    if config.n_experts is None:
+        return GatedFeedForward(config.d_model, config.d_ff)
+    experts = [GatedFeedForward(config.d_model, config.d_ff) for _ in range(config.n_experts)]
+    return MixtureOfExperts(config.d_model, experts, config.experts_per_token)
