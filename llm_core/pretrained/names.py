@@ -14,8 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class HasTables(Protocol):
+    """A module with buffers that are computed, not learned, and so in no checkpoint."""
+
+    def reset_tables(self) -> None:
+        """Compute them, on torch's default device."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +55,7 @@ def to_ours(table: Iterable[Line], theirs: Mapping[str, Tensor]) -> dict[str, Te
         ValueError: the table names tensors that are not there.
     """
     table = list(table)
-    missing = [line.theirs for line in table if line.theirs not in theirs]
-    if missing:
-        raise ValueError(
-            f"the checkpoint lacks {_some(missing)}, which this model has. It has {_some(list(theirs))}: is it a "
-            "checkpoint of this kind of model, and whole?"
-        )
+    _check_all_there(table, theirs)
     ours: dict[str, Tensor] = {}
     for line in table:
         ours.update(zip(line.ours, line.split(theirs[line.theirs]), strict=True))
@@ -68,11 +73,54 @@ def left_over(table: Iterable[Line], theirs: Iterable[str]) -> list[str]:
     return [name for name in theirs if name not in named]
 
 
+def check_shapes(
+    table: Iterable[Line], model: nn.Module, theirs: Mapping[str, tuple[int, ...]], *, may_be_left: Sequence[str] = ()
+) -> None:
+    """Hold a checkpoint's shapes, by their names there, to those that the model has: before any weight is read.
+
+    Args:
+        table: their names and ours.
+        model: made from the checkpoint's config; on the meta device, for one.
+        theirs: see `files.read_shapes`.
+        may_be_left: ends of the names of tensors that the model does without. Any other left over is an error.
+
+    Raises:
+        ValueError: a tensor is missing, of another shape, or belongs to nothing in the model.
+    """
+    table = list(table)
+    with torch.device("meta"):  # the table turned round says what they would have to be; meta tensors have shapes alone
+        state = {name: torch.empty(tensor.shape) for name, tensor in model.state_dict().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in to_theirs(table, state).items()}
+    _check_all_there(table, theirs)
+    for name, shape in expected.items():
+        if theirs[name] != shape:
+            raise ValueError(
+                f"{name} is of another shape: {theirs[name]} among the weights, {shape} by the config. "
+                "Do the two belong to one checkpoint?"
+            )
+    unknown = [name for name in left_over(table, theirs) if not name.endswith(tuple(may_be_left))]
+    if unknown:
+        raise ValueError(f"the weights have {_some(unknown)}, which a model with this config has not")
+
+
+def check_tied(theirs: Mapping[str, Tensor], embedding: str, head: str) -> None:
+    """Hold the output head of a checkpoint, if it stores one, to the embedding table that stands in for it.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    if head in theirs and not torch.equal(theirs[head], theirs[embedding]):
+        raise ValueError(
+            f"by the config {head} and {embedding} are one table, but the weights have two that differ: "
+            'is "tie_word_embeddings" right?'
+        )
+
+
 def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a model its weights, by our names. The tensors become the model's own; they are not copied.
+    """Give a model its weights, by our names. The tensors become the model's own; only parts of larger ones are copied.
 
     A model made under `torch.device("meta")` takes no memory before, and no time to be initialised. Afterwards every
-    parameter of it must have got its tensor.
+    parameter has its tensor, and tables that are computed (sines and cosines) are computed.
 
     Raises:
         ValueError: a tensor is missing, is of another shape, or belongs to no parameter. The model is then as it was.
@@ -90,7 +138,28 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"{name} is of another shape: the checkpoint has {tuple(tensor.shape)}, the model "
                 f"{tuple(state[name].shape)}. Build the model with the checkpoint's own config"
             )
-    model.load_state_dict(dict(tensors), assign=True)
+    model.load_state_dict({name: _of_its_own(tensor) for name, tensor in tensors.items()}, assign=True)
+    for module in model.modules():
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            if not isinstance(module, HasTables):
+                raise TypeError(f"a {type(module).__name__} has buffers but no reset_tables() to compute them with")
+            module.reset_tables()
+
+
+def _of_its_own(tensor: Tensor) -> Tensor:
+    """A copy if it lies transposed, or in memory that it shares: parts of a split matrix would be saved as a whole."""
+    if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _check_all_there(table: Sequence[Line], theirs: Mapping[str, Any]) -> None:
+    missing = [line.theirs for line in table if line.theirs not in theirs]
+    if missing:
+        raise ValueError(
+            f"the checkpoint lacks {_some(missing)}, which this model has. It has {_some(list(theirs))}: is it a "
+            "checkpoint of this kind of model, and whole?"
+        )
 
 
 def _some(names: Sequence[str]) -> str:

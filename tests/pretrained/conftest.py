@@ -1,0 +1,43 @@
+"""Published weights for tests, from installed packages. Without them a test fails in CI and is skipped elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+from llm_core.pretrained.bert import find_minilm
+from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Run as a reader does, without the shape checks of the tests, so that llm_core's own errors can be seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2."""
+    return installed(find_minilm)
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct."""
+    return installed(lambda: locate(SMOLLM2, "SmolLM2-135M-Instruct.Q4_1.gguf"))
+
+
+def installed(find: Callable[[], Path]) -> Path:
+    """The path, or no test: in CI the packages are to be had, so there it fails."""
+    try:
+        return find()
+    except MissingPackage as missing:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(f"CI=true does not accept tests without published weights. {missing}")
+        pytest.skip(str(missing))

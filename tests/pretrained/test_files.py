@@ -1,0 +1,152 @@
+"""Checkpoints read from one file or several, written whole or not at all, and refused with what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm_core.pretrained.files import check_config, entry, read_config, read_shapes, read_weights, write
+
+TENSORS = {"a": torch.randn(3, 4), "b": torch.arange(5), "c": torch.tensor(1.5, dtype=torch.bfloat16)}
+
+
+def assert_same(found, expected=None):
+    expected = TENSORS if expected is None else expected
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def sharded(folder, weight_map=None):
+    save_file({"a": TENSORS["a"]}, folder / "model-1.safetensors")
+    save_file({"b": TENSORS["b"], "c": TENSORS["c"]}, folder / "model-2.safetensors")
+    weight_map = weight_map or {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    write(tmp_path / "deep" / "folder", {"n": 1, "name": "é"}, TENSORS)
+    assert read_config(tmp_path / "deep" / "folder") == {"n": 1, "name": "é"}
+    assert_same(read_weights(tmp_path / "deep" / "folder"))
+    assert_same(load_file(tmp_path / "deep" / "folder" / "model.safetensors"))
+    assert sorted(path.name for path in (tmp_path / "deep" / "folder").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    write(tmp_path / "deep" / "folder", {"n": 2}, {"a": TENSORS["a"]})
+    assert_same(read_weights(str(tmp_path / "deep" / "folder")), {"a": TENSORS["a"]})
+
+
+def test_a_write_that_fails_leaves_nothing_half_written(tmp_path):
+    write(tmp_path, {"n": 1}, TENSORS)
+    with pytest.raises(TypeError):
+        write(tmp_path, {"n": object()}, {"a": torch.zeros(1)})
+    shared = torch.zeros(4)
+    with pytest.raises(RuntimeError):
+        write(tmp_path, {"n": 2}, {"a": shared, "b": shared})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert read_config(tmp_path) == {"n": 1}
+    assert_same(read_weights(tmp_path))
+
+
+def test_several_files_and_an_index_are_one_checkpoint(tmp_path):
+    sharded(tmp_path)
+    assert_same(read_weights(tmp_path))
+    assert read_shapes(tmp_path) == {"a": (3, 4), "b": (5,), "c": ()}
+
+
+def test_one_file_wins_over_an_index_that_was_left_behind(tmp_path):
+    sharded(tmp_path)
+    write(tmp_path, {}, {"a": torch.zeros(2)})
+    assert_same(read_weights(tmp_path), {"a": torch.zeros(2)})
+    assert read_shapes(tmp_path) == {"a": (2,)}
+
+
+def test_shapes_are_read_without_the_weights(tmp_path):
+    write(tmp_path, {}, TENSORS)
+    assert read_shapes(tmp_path) == {name: tuple(tensor.shape) for name, tensor in TENSORS.items()}
+
+
+BOTH = pytest.mark.parametrize("read", [read_weights, read_shapes])
+
+
+@BOTH
+def test_missing_and_broken_weights_are_named(read, tmp_path):
+    with pytest.raises(ValueError, match=r"there is no model.safetensors in .*pickles"):
+        read(tmp_path)
+    write(tmp_path, {}, TENSORS)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for broken in (b"", whole[:5], whole[:60], whole[:-1], b"\xff" * 100):
+        (tmp_path / "model.safetensors").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"is no whole safetensors file \(.+\): download it again"):
+            read(tmp_path)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "model-1.safetensors", "b": "model-3.safetensors"}, "there is no model-3.safetensors in"),
+        ({"a": "../model-1.safetensors"}, 'has no "weight_map" from tensors to files beside it'),
+        ({"a": "/etc/passwd"}, 'has no "weight_map" from tensors to files beside it'),
+        ([1, 2], 'has no "weight_map"'),
+    ],
+)
+def test_an_index_names_files_beside_it(read, weight_map, message, tmp_path):
+    sharded(tmp_path, weight_map)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match='has no "weight_map"'):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no config.json in .*give the folder of a checkpoint"),
+        (b"{", r"config.json is not JSON \("),
+        (b"\xff\xfe", "config.json is not JSON"),
+        (b"[1]", "holds no JSON object: got list"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_an_error(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_config(tmp_path)
+
+
+def test_what_a_config_says_is_known_or_refused():
+    check_config(
+        {"size": 3, "act": "silu", "torch_dtype": "bfloat16", "new": None, "drop": 0},
+        read=["size"],
+        fixed={"act": "silu", "drop": 0.0, "absent": 1},
+    )
+    with pytest.raises(ValueError, match='"act": "gelu", but this model only does "silu"'):
+        check_config({"act": "gelu"}, read=[], fixed={"act": "silu"})
+    with pytest.raises(ValueError, match='"act": null, but this model only does "silu"'):
+        check_config({"act": None}, read=[], fixed={"act": "silu"})
+    with pytest.raises(ValueError, match='"new": false, which this loader does not know'):
+        check_config({"size": 3, "new": False}, read=["size"], fixed={})
+
+
+def test_entries_have_the_type_that_is_asked_for():
+    config = {"n": 3, "x": 1.5, "on": True, "none": None, "text": "3"}
+    assert entry(config, "n", int) == 3
+    assert entry(config, "x", float) == 1.5
+    assert entry(config, "on", bool) is True
+    as_float = entry(config, "n", float)
+    assert (as_float, type(as_float)) == (3.0, float)
+    assert entry(config, "none", int, 7) == entry(config, "absent", int, 7) == 7
+    assert entry(config, "absent", bool, False) is False
+    for key, kind in [("on", int), ("x", int), ("text", int), ("n", bool), ("on", float), ("n", str)]:
+        with pytest.raises(ValueError, match=f'"{key}": .*, which is no {kind.__name__}'):
+            entry(config, key, kind)
+    for key in ("none", "absent"):
+        with pytest.raises(ValueError, match=f'config.json has no "{key}"'):
+            entry(config, key, int)
