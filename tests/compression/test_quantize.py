@@ -1,4 +1,4 @@
-"""Quantised weights: codes as torch's and gguf's own quantisers give them, errors inside the bounds, layers that run."""
+"""Quantised weights: codes as torch and gguf give them, errors inside the bounds, layers that run."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_what_cannot_be_quantised_is_refused_before_anything_changes():
     with pytest.raises(ValueError, match="group of 48, a width of 64"):
         quantize_4bit(model, group=48)
     assert not any(isinstance(m, Int4Linear | Int8Embedding) for m in model.modules())
-    with pytest.raises(ValueError, match="multiple of 16.*width of 20 and groups of 32"):
+    with pytest.raises(ValueError, match=r"multiple of 16.*width of 20 and groups of 32"):
         Int4Linear.of(nn.Linear(64, 20), 32).for_generation()
     with pytest.raises(ValueError, match="nothing to replace in this GPT"):
         quantize_8bit(quantize_8bit(small_gpt()))
@@ -265,6 +265,6 @@ def test_what_cannot_be_quantised_is_refused_before_anything_changes():
 
 def test_a_model_that_the_kernel_cannot_take_stays_as_it_was():
     model = GPT(GPTConfig(vocab_size=48, context=8, n_layers=1, n_heads=2, d_model=40))
-    with pytest.raises(ValueError, match="multiple of 16.*width of 40"):
+    with pytest.raises(ValueError, match=r"multiple of 16.*width of 40"):
         quantize_4bit(model, group=8, for_generation=True)
     assert not any(isinstance(m, FusedInt4Linear | Int8Embedding) for m in model.modules())

@@ -26,6 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     shutil.copy(ROOT / "pyproject.toml", root)
     shutil.copy(ROOT / "requirements.lock", root)
+    shutil.copy(ROOT / "weights.txt", root)
 
     def install(root: Path, venv: Path) -> None:
         assert (venv / ".installing").exists()
@@ -55,6 +56,11 @@ def test_an_environment_is_made_once_and_again_when_it_must_be(project: Path, mo
         lock.write("# changed\n")
     assert environment.ensure(project)
     assert installs(project) == 2
+    # and so do the published weights
+    with (project / "weights.txt").open("a") as weights:
+        weights.write("# changed\n")
+    assert environment.ensure(project)
+    assert installs(project) == 3
 
     # an installation that was cut off is begun again from nothing
     def cut_off(root: Path, venv: Path) -> None:

