@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from llm_core.generation.generate import LanguageModel, batch_prompts, padded_cache, stop_ids
+from llm_core.generation.generate import LanguageModel, batch_prompts, last_logits, padded_cache, stop_ids
 from llm_core.generation.sampling import Adjust
 
 
@@ -100,7 +100,7 @@ def beam_search(
         for _ in range(B)
     ]
     with torch.no_grad():
-        logits = model(ids, cache)[:, -1]
+        logits = last_logits(model, ids, cache)
         so_far = torch.zeros(B, 1, device=logits.device)  # log-probabilities of the running texts, (B, beams)
         while True:
             beams, V = so_far.shape[1], logits.shape[-1]

@@ -91,7 +91,7 @@ class GPT(nn.Module):
         Raises:
             ValueError: the text, with what the cache holds, is longer than the context; or an id is no token.
         """
-        return self.token_embedding.logits(self.hidden(ids, cache))
+        return self.logits(self.hidden(ids, cache))
 
     def hidden(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T D"]:
         """The last hidden states, before the output head."""
@@ -110,6 +110,10 @@ class GPT(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, mask=mask, cache=None if cache is None else cache.layers[i])
         return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        """The output head: logits of the token that follows each hidden state."""
+        return self.token_embedding.logits(hidden)
 
     @property
     def context(self) -> int:

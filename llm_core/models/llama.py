@@ -178,8 +178,7 @@ class Llama(nn.Module):
         Raises:
             ValueError: the text, with what the cache holds, is longer than the context; or an id is no token.
         """
-        x = self.hidden(ids, cache)
-        return self.token_embedding.logits(x) if self.head is None else self.head(x)
+        return self.logits(self.hidden(ids, cache))
 
     def hidden(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T D"]:
         """The last hidden states, before the output head."""
@@ -202,6 +201,10 @@ class Llama(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, mask=mask, cache=None if cache is None else cache.layers[i])
         return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        """The output head: logits of the token that follows each hidden state."""
+        return self.token_embedding.logits(hidden) if self.head is None else self.head(hidden)
 
     @property
     def context(self) -> int:

@@ -297,3 +297,29 @@ def test_an_encoder_decoder_generates_through_given(use_cache):
         for _ in range(8):
             text = torch.cat([text, model(source, text)[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
     assert torch.equal(new, text[:, 1:])
+
+
+def test_logits_of_a_prompt_are_computed_at_its_last_position_only(monkeypatch):
+    model = gpt()
+    asked: list[int] = []
+    logits = model.logits
+    monkeypatch.setattr(model, "logits", lambda hidden: asked.append(hidden.shape[1]) or logits(hidden))
+    prompt = torch.tensor([[1, 2, 3, 4]])
+    for use_cache in (True, False):
+        tokens = generate(model, prompt, 3, use_cache=use_cache)
+        with torch.no_grad():
+            assert int(tokens[0, 0]) == int(model(prompt)[0, -1].argmax())
+    assert asked == [1, 1, 1, 4, 1, 1, 1, 4]
+
+
+def test_a_model_without_a_head_of_its_own_is_run_as_a_whole():
+    model = gpt()
+
+    class Wrapped:
+        context, vocab_size, new_cache = model.context, model.vocab_size, model.new_cache
+
+        def __call__(self, ids, cache=None):
+            return model(ids, cache)
+
+    prompt = torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(generate(Wrapped(), prompt, 4), generate(model, prompt, 4))

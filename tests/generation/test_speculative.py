@@ -200,6 +200,13 @@ def test_it_ends_with_the_stop_token():
     assert speculative(model, draft, prompts(1, seed=5), 12, stop_id=stops).ids[0].tolist() == whole[: first + 1]
 
 
+def test_of_several_stop_tokens_in_one_round_the_first_ends_the_text():
+    always = torch.full((3, 3), -torch.inf)
+    always[0, 1] = always[1, 2] = always[2, 2] = 0.0
+    assert speculative(Markov(always), Markov(always), [[0]], 9, n_draft=4, stop_id=2).ids.tolist() == [[1, 2]]
+    assert speculative(Markov(always), Markov(always), [[0]], 9, n_draft=4, stop_id=[1, 2]).ids.tolist() == [[1]]
+
+
 def test_the_context_can_be_filled_to_the_last_token():
     for drafter in (gpt(), gpt(seed=1)):
         assert speculative(gpt(), drafter, prompts(1), CONTEXT - 3).ids.shape == (1, CONTEXT - 3)
