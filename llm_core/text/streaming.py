@@ -65,11 +65,11 @@ class StreamDecoder:
         return rest
 
 
-def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+def decode_stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """The text of ids as they come, in pieces that are not empty.
 
     >>> from llm_core.text.characters import CharacterTokenizer
-    >>> list(stream_text(CharacterTokenizer("ab"), [0, 1, 1]))
+    >>> list(decode_stream(CharacterTokenizer("ab"), [0, 1, 1]))
     ['a', 'b', 'b']
     """
     decoder = StreamDecoder(tokenizer)

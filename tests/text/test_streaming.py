@@ -9,7 +9,7 @@ from corpus import AWKWARD, chinese, english
 
 from llm_core.text.bpe import BPETokenizer
 from llm_core.text.characters import CharacterTokenizer
-from llm_core.text.streaming import StreamDecoder, stream_text
+from llm_core.text.streaming import StreamDecoder, decode_stream
 from llm_core.text.words import WordTokenizer
 
 EMOJI = "Hi 👩‍🚀🎉, ça va? 黄河"
@@ -52,7 +52,7 @@ def test_a_stream_of_bytes_hands_out_whole_characters(text, bytes_alone):
 def test_a_stream_of_trained_tokens_is_the_text():
     tokenizer = BPETokenizer.train([english()[:30_000], chinese()[:3000]], 700)
     for text in (english()[:5000], chinese()[:2000], EMOJI):
-        assert "".join(stream_text(tokenizer, iter(tokenizer.encode(text)))) == text
+        assert "".join(decode_stream(tokenizer, iter(tokenizer.encode(text)))) == text
 
 
 def test_bytes_that_are_no_text_come_out_as_decode_has_them(bytes_alone):
@@ -69,8 +69,8 @@ def test_bytes_that_are_no_text_come_out_as_decode_has_them(bytes_alone):
 def test_what_never_became_a_character_comes_at_the_end(bytes_alone):
     ids = bytes_alone.encode("a🎉")[:-1]
     assert pushed(bytes_alone, ids) == (["a", "", "", ""], "\ufffd")
-    assert list(stream_text(bytes_alone, ids)) == ["a", "\ufffd"]
-    assert list(stream_text(bytes_alone, [])) == []
+    assert list(decode_stream(bytes_alone, ids)) == ["a", "\ufffd"]
+    assert list(decode_stream(bytes_alone, [])) == []
 
 
 def test_a_decoder_can_be_used_again_after_its_end(bytes_alone):
@@ -86,15 +86,15 @@ def test_a_decoder_can_be_used_again_after_its_end(bytes_alone):
 def test_spaces_between_words_are_kept(text):
     tokenizer = WordTokenizer.train([text])
     for ids in (tokenizer.encode(text), [1, 0, *tokenizer.encode(text), 0, 0, 2, *tokenizer.encode(text)]):
-        assert "".join(stream_text(tokenizer, ids)) == tokenizer.decode(ids)
+        assert "".join(decode_stream(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 def test_characters_come_one_by_one():
     tokenizer = CharacterTokenizer.train(EMOJI)
-    assert list(stream_text(tokenizer, tokenizer.encode(EMOJI))) == list(EMOJI)
+    assert list(decode_stream(tokenizer, tokenizer.encode(EMOJI))) == list(EMOJI)
 
 
 def test_the_work_for_a_token_does_not_grow(bytes_alone):
     tokenizer = Counting(bytes_alone)
-    assert "".join(stream_text(tokenizer, bytes_alone.encode(EMOJI * 20))) == EMOJI * 20
+    assert "".join(decode_stream(tokenizer, bytes_alone.encode(EMOJI * 20))) == EMOJI * 20
     assert tokenizer.most <= 8
