@@ -74,7 +74,9 @@ def measure(
     load = other_load()
     quiet = load < 0.10
     if not quiet:
-        threads, clock = 1, "cpu"  # with two threads a disturbed turn can take ten times as long
+        clock = "cpu"
+    if clock == "cpu":
+        threads = 1  # with two, a disturbed turn can take ten times as long, and waiting for each other counts as work
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment |= {"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false"}
     processes = {}
