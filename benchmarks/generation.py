@@ -171,6 +171,13 @@ def int8(model: Any) -> Any:
     return quantize_8bit(model)
 
 
+def smollm2_int8() -> Any:
+    from llm_core.compression.quantize import to_8bit
+    from llm_core.pretrained.gguf import load_smollm2
+
+    return load_smollm2(convert=to_8bit)
+
+
 def int4(model: Any) -> Any:
     from llm_core.compression.quantize import quantize_4bit
 
@@ -194,7 +201,7 @@ TASKS = {
         "transformers fp32": THEIRS,
     },
     "smollm2": {
-        "llm_core, 8-bit weights": Contender(ours(smollm2(int8), tokens_must_agree=False)),
+        "llm_core, 8-bit weights": Contender(ours(smollm2_int8, tokens_must_agree=False)),
         "llm_core, 4-bit weights": Contender(
             ours(smollm2(int4), tokens_must_agree=False), note="groups of 32; the embedding has 8 bits"
         ),

@@ -241,6 +241,16 @@ class FusedInt4Linear(nn.Module):
         return y if self._bias is None else y + self._bias
 
 
+def to_8bit(layer: nn.Module) -> nn.Module:
+    """The 8-bit copy of a linear layer or a token embedding; any other layer as it is.
+
+    For loaders that convert each layer as soon as it is read: `load_smollm2(convert=to_8bit)`.
+    """
+    if isinstance(layer, nn.Linear):
+        return Int8Linear.of(layer)
+    return Int8Embedding.of(layer) if isinstance(layer, TokenEmbedding) else layer
+
+
 def quantize_8bit(model: Model) -> Model:
     """Give every linear layer and token embedding of a model 8-bit weights, in place, one layer after the other."""
     return replace_layers(model, Int8Linear.of, Int8Embedding.of)

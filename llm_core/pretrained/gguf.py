@@ -19,12 +19,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_core.models.llama import Llama, LlamaConfig
-from llm_core.pretrained.names import Line, check_shapes, load, same
+from llm_core.pretrained.names import Line, check_shapes, load, load_each, same
 from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
 from llm_core.text.bpe import BPETokenizer
 from llm_core.text.pretokenize import DIGITS_THEN_GPT2, GPT2, Split
@@ -45,14 +46,23 @@ _SPLITS: dict[str, Split] = {"gpt-2": GPT2, "smollm": DIGITS_THEN_GPT2}
 _CONTROL = 3  # the type of a token that is no text: the special ones
 
 
+class Stored(NamedTuple):
+    """Where a tensor lies in a file, and how: the blocks as numpy is to see them, and their kind, as gguf calls it."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Any
+    offset: int
+    blocks: tuple[int, ...]
+    dtype: Any
+
+
 class GGUFFile(NamedTuple):
-    """What a file holds: the metadata by their keys, and the tensors, as the package gguf describes them.
+    """What a file holds: the metadata by their keys, and where the tensors lie. Their weights are not read yet."""
 
-    The weights are mapped into memory; they are read where they are used.
-    """
-
+    path: Path
     metadata: dict[str, Any]
-    tensors: list[Any]
+    tensors: list[Stored]
 
 
 def read_gguf(file: Path | str) -> GGUFFile:
@@ -81,7 +91,12 @@ def _read(reader: Callable[[Path], Any], file: Path, size: int, time: int) -> GG
     try:
         opened = reader(file)
         fields = {key: field for key, field in opened.fields.items() if not key.startswith("GGUF.")}
-        return GGUFFile({key: field.contents() for key, field in fields.items()}, opened.tensors)
+        # gguf gives the sizes from the fastest dimension on, the other way round than torch.
+        tensors = [
+            Stored(t.name, tuple(map(int, reversed(t.shape))), t.tensor_type, t.data_offset, t.data.shape, t.data.dtype)
+            for t in opened.tensors
+        ]
+        return GGUFFile(file, {key: field.contents() for key, field in fields.items()}, tensors)
     except (ValueError, IndexError, KeyError, OverflowError) as error:  # what numpy says where bytes are missing
         raise ValueError(f"{file} is no whole GGUF file ({error}): download it again") from error
 
@@ -169,8 +184,13 @@ def gguf_weights(file: Path | str) -> Iterator[tuple[str, Tensor]]:
     return _weights(opened, gguf_table(_model(opened).config))
 
 
-def load_gguf(file: Path | str) -> Llama:
+def load_gguf(file: Path | str, *, convert: Callable[[nn.Module], nn.Module] | None = None) -> Llama:
     """The model of a GGUF file, in eval mode, its weights as float32.
+
+    Args:
+        file: the file.
+        convert: called with each layer as soon as it has its weights, for what is to stand in its place:
+            `compression.quantize.to_8bit`, for one. So the model is never in memory as a whole in full precision.
 
     Raises:
         MissingPackage: the package gguf is not installed.
@@ -178,7 +198,11 @@ def load_gguf(file: Path | str) -> Llama:
     """
     opened = read_gguf(file)
     model = _model(opened)
-    load(model, dict(_weights(opened, gguf_table(model.config))))
+    weights = _weights(opened, gguf_table(model.config))
+    if convert is None:
+        load(model, dict(weights))
+    else:
+        load_each(model, weights, convert)
     return model.eval()
 
 
@@ -214,9 +238,9 @@ def find_smollm2() -> Path:
     return locate(SMOLLM2, next(iter(SMOLLM2.sha256)))
 
 
-def load_smollm2() -> Llama:
-    """SmolLM2-135M-Instruct: 135M parameters, 540 MB as float32; see `find_smollm2`."""
-    return load_gguf(find_smollm2())
+def load_smollm2(*, convert: Callable[[nn.Module], nn.Module] | None = None) -> Llama:
+    """SmolLM2-135M-Instruct: 135M parameters, 540 MB as float32; see `find_smollm2` and `load_gguf`."""
+    return load_gguf(find_smollm2(), convert=convert)
 
 
 def smollm2_tokenizer() -> BPETokenizer:
@@ -243,8 +267,7 @@ def _reordered(ours: str, theirs: str, n_heads: int) -> Line:
 
 def _model(opened: GGUFFile) -> Llama:
     """The model of a file, on the meta device. The file has been held to it, name by name and shape by shape."""
-    # gguf gives the sizes from the fastest dimension on, the other way round than torch.
-    shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in opened.tensors}
+    shapes = {tensor.name: tensor.shape for tensor in opened.tensors}
     config = gguf_config(opened.metadata, tied="output.weight" not in shapes)
     with torch.device("meta"):
         model = Llama(config)
@@ -255,8 +278,10 @@ def _model(opened: GGUFFile) -> Llama:
 def _weights(opened: GGUFFile, table: list[Line]) -> Iterator[tuple[str, Float[Tensor, "..."]]]:
     dequantize = import_module("gguf.quants").dequantize
     lines = {line.theirs: line for line in table}
+    content = np.memmap(opened.path, mode="r")  # only what is asked for is read, and all is let go at the end
     for stored in opened.tensors:
-        numbers = dequantize(stored.data, stored.tensor_type)
+        blocks = np.ndarray(stored.blocks, stored.dtype, content, stored.offset)
+        numbers = dequantize(blocks, stored.kind)
         # What was stored as float32 comes as a read-only view of the file, and a weight must be one's own.
         tensor = torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())
         yield from zip(lines[stored.name].ours, lines[stored.name].split(tensor), strict=True)

@@ -139,6 +139,32 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"{tuple(state[name].shape)}. Build the model with the checkpoint's own config"
             )
     model.load_state_dict({name: _of_its_own(tensor) for name, tensor in tensors.items()}, assign=True)
+    _compute_tables(model)
+
+
+def load_each(
+    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], convert: Callable[[nn.Module], nn.Module]
+) -> None:
+    """Give a model its weights one by one, and let each layer be converted as soon as it has its own.
+
+    So a model is quantised while it is read, and never in memory as a whole in full precision.
+
+    Args:
+        model: on the meta device; it has been held to the checkpoint (`check_shapes`).
+        tensors: our names and the weights.
+        convert: gets each layer that has all its weights, and returns what is to stand in its place, or the layer.
+    """
+    for name, tensor in tensors:
+        place, _, leaf = name.rpartition(".")
+        layer = model.get_submodule(place)
+        setattr(layer, leaf, nn.Parameter(_of_its_own(tensor)))
+        if not any(parameter.is_meta for parameter in layer.parameters(recurse=False)):
+            owner, _, child = place.rpartition(".")
+            setattr(model.get_submodule(owner), child, convert(layer))
+    _compute_tables(model)
+
+
+def _compute_tables(model: nn.Module) -> None:
     for module in model.modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             if not isinstance(module, HasTables):

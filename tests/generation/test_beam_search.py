@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -271,6 +272,16 @@ def test_it_ends_as_soon_as_nothing_better_can_come():
         model = Markov(table)
         beam_search(model, [[1]], 8, n_beams=2, stop_id=3, length_penalty=penalty, early_stopping=early_stopping)
         assert model.passes == passes, (penalty, early_stopping)
+
+
+def test_with_a_negative_penalty_never_looks_at_the_present_length():
+    # Texts of 2s and a 3 at its end: the second best has a score of 2 log(0.8 * 0.2) = -3.67. What goes on after n
+    # steps could have n * n * log(0.8) at best: still more after four (-3.57), less after five.
+    table = torch.full((4, 4), -20.0)
+    table[:, 2], table[:, 3] = math.log(0.8), math.log(0.2)
+    model = Markov(table)
+    beam_search(model, [[1]], 8, n_beams=2, stop_id=3, length_penalty=-1.0, early_stopping="never")
+    assert model.passes == 5
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -335,3 +336,25 @@ def test_smollm2_answers(smollm2, tokenizer):
     end = tokenizer.vocabulary["<|im_end|>"]
     answer = tokenizer.decode(generate(smollm2, prompt, 12, stop_id=end)[0].tolist())
     assert "Paris" in answer
+
+
+def test_layers_are_converted_as_soon_as_they_have_their_weights(smollm2_file):
+    from llm_core.compression.quantize import Int8Embedding, Int8Linear, quantize_8bit, to_8bit
+
+    seen: list[nn.Module] = []
+
+    def convert(layer: nn.Module) -> nn.Module:
+        assert not any(parameter.is_meta for parameter in layer.parameters())
+        seen.append(layer)
+        return to_8bit(layer)
+
+    model = load_gguf(smollm2_file, convert=convert)
+    assert not model.training
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    assert sum(isinstance(layer, nn.Linear) for layer in seen) == 7 * 30
+    assert not any(isinstance(layer, nn.Linear) for layer in model.modules())
+    assert isinstance(model.token_embedding, Int8Embedding)
+    assert isinstance(model.blocks[29].feed_forward.down, Int8Linear)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert torch.equal(model(ids), quantize_8bit(load_gguf(smollm2_file))(ids))
