@@ -115,8 +115,8 @@ def install(root: Path, venv: Path) -> None:
     )
     run(
         [*pip, "install", *quiet, "--no-compile", "--no-deps", "-r", WEIGHTS],
-        "The published weights could not be installed; pip's message is above. If the network was cut off, run the same "
-        "command again.",
+        "The published weights could not be installed; pip's message is above. If the network was cut off, run the "
+        "same command again.",
         root,
     )
     disagreement = pip_check(pip, root)
