@@ -1,6 +1,6 @@
 """What tokenizers share: special tokens that a text may name, and the file `tokenizer.json`.
 
-Used by `wordpiece` and `unigram`.
+Used by `bpe`, `wordpiece` and `unigram`.
 """
 
 from __future__ import annotations
