@@ -169,8 +169,8 @@ class Int8Embedding(nn.Module):
 class Int4Linear(nn.Module):
     """A linear layer with 4-bit weights in groups, two to a byte.
 
-    With the two numbers of each group, in float32, that is 6 bits a weight in groups of 32 and 5 in groups of 64: a fifth
-    or a sixth of the memory of float32.
+    With the two numbers of each group, in float32, that is 6 bits a weight in groups of 32 and 5 in groups of 64: less
+    than a fifth of the memory of float32.
 
     The product follows the definition: the weights are unpacked for each call. `for_generation` gives the layer
     that torch's CPU kernel runs, which is quick, and of one machine: it cannot be saved.
