@@ -10,7 +10,7 @@ of the bytes is up to four times the speed.
 The functions are the definitions. The layers call torch's fused kernels where there is one (on the CPU: activations in
 bfloat16, sums in float32) and follow the definition elsewhere.
 
-Sources: Jacob et al. 2018 (whole-number arithmetic), Dettmers et al. 2022 (rows and 8-bit activations, section 2).
+Sources: Jacob et al. 2018 (weights as whole numbers with a scale), Dettmers et al. 2022 (one scale for each row).
 Taught, once it is written, in 08_outlook/02_efficiency.
 """
 
