@@ -116,6 +116,11 @@ class GPT(nn.Module):
         return self.token_embedding.logits(hidden)
 
     @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The output head: its product with a hidden state is the logits."""
+        return self.token_embedding.weight
+
+    @property
     def context(self) -> int:
         """The longest text, in tokens, that the model can read."""
         return self.config.context

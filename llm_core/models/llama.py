@@ -207,6 +207,11 @@ class Llama(nn.Module):
         return self.token_embedding.logits(hidden) if self.head is None else self.head(hidden)
 
     @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The output head: its product with a hidden state is the logits."""
+        return self.token_embedding.weight if self.head is None else self.head.weight
+
+    @property
     def context(self) -> int:
         """The longest text, in tokens, that the model can read."""
         return self.config.context

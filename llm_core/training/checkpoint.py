@@ -62,8 +62,10 @@ class Checkpoint:
         generators = generators or {}
         weights = self._under("model")
         self._check_weights(model, weights)
+        state: dict[int, dict[str, Tensor]] = {}
         if optimizer is not None:
-            self._check_optimizer(optimizer)
+            state = self._optimizer_state()
+            self._check_optimizer(optimizer, state)
         random_states = self._under("random")
         missing = [name for name in generators if name not in random_states]
         if missing:
@@ -73,8 +75,11 @@ class Checkpoint:
 
         model.load_state_dict(weights)
         if optimizer is not None:
-            optimizer.load_state_dict({"state": self._optimizer_state(), "param_groups": self.optimizer_groups})
+            optimizer.load_state_dict({"state": state, "param_groups": self.optimizer_groups})
         torch.set_rng_state(random_states["torch"])
+        for index in range(torch.cuda.device_count()):  # dropout on a GPU draws from the GPU's own generator
+            if f"torch-cuda-{index}" in random_states:
+                torch.cuda.set_rng_state(random_states[f"torch-cuda-{index}"], index)
         for name, generator in generators.items():
             generator.set_state(random_states[name])
         return self.step
@@ -98,7 +103,7 @@ class Checkpoint:
                     f"and {tuple(tensor.shape)} in the model. Build the model from the settings saved in the file"
                 )
 
-    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
         if self.optimizer_groups is None:
             raise CheckpointError(f"{self.path} was saved without an optimizer: it can be used, but not trained on")
         saved = [len(group["params"]) for group in self.optimizer_groups]
@@ -107,6 +112,15 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} holds an optimizer whose groups have {saved} parameters; this one's have {here}"
             )
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, of_parameter in state.items():
+            for key, tensor in of_parameter.items():
+                if tensor.ndim and tensor.shape != parameters[index].shape:  # a number (the step) has no shape to check
+                    raise CheckpointError(
+                        f"{self.path} holds an optimizer for other parameters: {key} of parameter {index} is "
+                        f"{tuple(tensor.shape)}, and the parameter is {tuple(parameters[index].shape)}. "
+                        "Build the optimizer from the same groups as before"
+                    )
 
     def _optimizer_state(self) -> dict[int, dict[str, Tensor]]:
         state: dict[int, dict[str, Tensor]] = {}
@@ -150,10 +164,12 @@ def save_checkpoint(
         for index, state in saved["state"].items():
             tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
     generators = generators or {}
-    if "torch" in generators:
-        raise CheckpointError("'torch' is the name of the global generator: give yours another one")
+    if any(name.startswith("torch") for name in generators):
+        raise CheckpointError("names that begin with 'torch' are kept for torch's own generators: choose another")
     tensors |= {f"random/{name}": generator.get_state() for name, generator in generators.items()}
     tensors["random/torch"] = torch.get_rng_state()
+    for index in range(torch.cuda.device_count()):
+        tensors[f"random/torch-cuda-{index}"] = torch.cuda.get_rng_state(index)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     try:

@@ -1,13 +1,39 @@
 """Losses: how surprised the model is by what really came.
 
+    cross_entropy(logits, targets)   the mean over the targets: the function to read
+    CrossEntropy(...)                the same as the sum and the number of targets, which is what a training step wants:
+                                     batches can then be cut into parts of any size, and the parts add up
+
 Taught in chapters/03_algorithms/06_three_sentences and, once they are written, in 03_algorithms/04_training and
 04_mathematics/05_likelihood_and_perplexity.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+from llm_core.training.batches import Batch
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What a model is trained on: a sum over the targets of a batch, and how many targets the sum has.
+
+    A mean would not do. Batches that are padded have unequal numbers of targets, and the mean of means of unequal
+    batches is not the mean.
+    """
+
+    def total(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of the losses of the batch's targets."""
+        ...
+
+    def count(self, batch: Batch) -> int | float:
+        """The number of targets in that sum."""
+        ...
 
 
 def cross_entropy(
@@ -39,9 +65,47 @@ def cross_entropy(
         logits, targets = logits[real], targets[real]
     if targets.numel() == 0:
         raise ValueError(f"the batch has no target to learn from: all of them are ignore_id={ignore_id}, or none came")
+    return _surprises(logits, targets, label_smoothing).mean()
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """`cross_entropy` as a `Loss`: the model is called as `model(*batch.inputs)` and gives logits.
+
+    Args:
+        ignore_id: targets with this id (padding) do not count.
+        label_smoothing: this share of the target's probability is spread evenly over all V tokens.
+    """
+
+    ignore_id: int | None = None
+    label_smoothing: float = 0.0
+
+    def total(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of -ln p(target) over the targets that count, in nats."""
+        logits, targets = model(*batch.inputs), batch.targets
+        if self.ignore_id is not None:
+            real = targets != self.ignore_id
+            logits, targets = logits[real], targets[real]
+        return _surprises(logits, targets, self.label_smoothing).sum()
+
+    def count(self, batch: Batch) -> int | float:
+        """How many targets are not `ignore_id`."""
+        return count_targets(batch.targets, self.ignore_id)
+
+
+def _surprises(
+    logits: Float[Tensor, "*batch V"], targets: Int[Tensor, "*batch"], label_smoothing: float
+) -> Float[Tensor, "*batch"]:
+    """-ln p(target) of each target, with `label_smoothing` of it spread over all V."""
+    if logits.dtype.itemsize < 4:  # under autocast the head gives bf16, in which 10.40 and 10.43 are the same loss
+        logits = logits.float()
     log_total = logits.logsumexp(dim=-1)
-    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    loss = log_total - picked
+    surprise = log_total - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - logits.mean(dim=-1))
-    return loss.mean()
+        surprise = (1 - label_smoothing) * surprise + label_smoothing * (log_total - logits.mean(dim=-1))
+    return surprise
+
+
+def count_targets(targets: Int[Tensor, "*batch"], ignore_id: int | None) -> int:
+    """How many targets are not `ignore_id`."""
+    return targets.numel() if ignore_id is None else int((targets != ignore_id).sum())

@@ -25,6 +25,28 @@ def warmup_cosine(step: int, *, peak: float, warmup: int, total: int, floor: flo
     return floor + (peak - floor) * (1 + math.cos(math.pi * done)) / 2
 
 
+def warmup_stable_decay(step: int, *, peak: float, warmup: int, decay: int, total: int, floor: float = 0.0) -> float:
+    """Up to `peak` in a straight line, level, and over the last `decay` steps down to `floor` in a straight line.
+
+    The length of the whole need not be known at the start: train on at the peak, and branch off with a decay whenever a
+    finished model is wanted. Source: Hu et al. 2024 (MiniCPM), section 4; the straight line after Hägele et al. 2024.
+
+    Raises:
+        ValueError: warm-up and decay together are longer than the whole, or a number is negative.
+    """
+    _check(step, warmup)
+    if decay < 0 or warmup + decay > total:
+        raise ValueError(
+            f"warm-up and decay must fit into the whole: got warmup={warmup}, decay={decay}, total={total}"
+        )
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if step >= total:
+        return floor
+    left = min(1.0, (total - step) / decay) if decay else 1.0
+    return floor + (peak - floor) * left
+
+
 def noam(step: int, *, d_model: int, warmup: int, factor: float = 1.0) -> float:
     """The schedule of the 2017 paper: up in a straight line, then down as 1 / sqrt(step).
 

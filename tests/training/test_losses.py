@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm_core.training.losses import cross_entropy
+from llm_core.training.batches import Batch
+from llm_core.training.losses import CrossEntropy, Loss, cross_entropy
 
 
 def draw(batch=3, T=5, V=7):
@@ -77,3 +78,44 @@ def test_without_a_target_there_is_no_mean():
 def test_label_smoothing_is_a_share(share):
     with pytest.raises(ValueError, match=f"got {share}"):
         cross_entropy(torch.zeros(1, 3), torch.tensor([0]), label_smoothing=share)
+
+
+def test_logits_in_bf16_have_a_loss_in_float32():
+    logits = torch.randn(50, 11, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    targets = torch.arange(50) % 11
+    ours, theirs = cross_entropy(logits, targets), F.cross_entropy(logits.float(), targets)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs)
+    pair = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("ignore_id", [None, 3])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_total_and_count_are_the_sum_and_the_number_of_which_the_mean_is_made(ignore_id, smoothing):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 6, 11).double(), torch.randint(5, (2, 6))
+    none = -1 if ignore_id is None else ignore_id
+    loss, batch = CrossEntropy(ignore_id, smoothing), Batch((logits,), targets)
+    total = loss.total(torch.nn.Identity(), batch)
+    theirs = F.cross_entropy(
+        logits.flatten(0, 1),
+        targets.flatten(),
+        reduction="sum",
+        label_smoothing=smoothing,
+        ignore_index=none,
+    )
+    torch.testing.assert_close(total, theirs)
+    assert isinstance(loss, Loss)
+    assert loss.count(batch) == (targets != none).sum()
+    mean = cross_entropy(logits, targets, ignore_id=ignore_id, label_smoothing=smoothing)
+    torch.testing.assert_close(total / loss.count(batch), mean)
+
+
+def test_a_batch_in_which_nothing_counts_adds_nothing():
+    logits = torch.randn(2, 3, 11, requires_grad=True)
+    loss, batch = CrossEntropy(ignore_id=0), Batch((logits,), torch.zeros(2, 3, dtype=torch.long))
+    total = loss.total(torch.nn.Identity(), batch)
+    total.backward()
+    assert total == loss.count(batch) == 0
+    assert (logits.grad == 0).all()

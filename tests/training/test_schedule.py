@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llm_core.training.schedule import noam, warmup_cosine
+from llm_core.training.schedule import noam, warmup_cosine, warmup_stable_decay
 
 
 def test_the_cosine_is_torchs():
@@ -65,3 +65,29 @@ def test_errors():
         noam(0, d_model=8, warmup=0)
     with pytest.raises(ValueError, match="step=-1"):
         noam(-1, d_model=8, warmup=1)
+
+
+def stable(step, **changes):
+    return warmup_stable_decay(step, **{"peak": 2.0, "warmup": 4, "decay": 5, "total": 20} | changes)
+
+
+def test_warmup_stable_decay_rises_stays_and_falls():
+    assert [stable(step) for step in range(4)] == [0.5, 1.0, 1.5, 2.0]
+    assert {stable(step) for step in range(4, 16)} == {2.0}
+    assert [stable(step, floor=0.5) for step in range(15, 22)] == pytest.approx([2.0, 1.7, 1.4, 1.1, 0.8, 0.5, 0.5])
+
+
+def test_warmup_stable_decay_without_a_decay_or_a_warmup():
+    assert stable(19, decay=0) == 2.0
+    assert stable(0, warmup=0) == 2.0
+    assert [stable(step, warmup=10, decay=10) for step in (9, 10, 15)] == [2.0, 2.0, 1.0]
+
+
+def test_a_longer_run_is_the_same_run_until_the_decay():
+    assert [stable(step) for step in range(15)] == [stable(step, total=1000) for step in range(15)]
+
+
+@pytest.mark.parametrize("changes", [{"warmup": 16}, {"decay": 17}, {"decay": -1}])
+def test_warmup_and_decay_that_do_not_fit_are_refused(changes):
+    with pytest.raises(ValueError, match="must fit into the whole: got warmup="):
+        stable(0, **changes)

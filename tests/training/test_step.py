@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,9 +13,9 @@ from torch import nn
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from llm_core.models.gpt import GPT, GPTConfig
 from llm_core.training.batches import Batch, shift, teacher_forcing
-from llm_core.training.losses import cross_entropy
+from llm_core.training.losses import CrossEntropy
 from llm_core.training.optimizer import AdamW, decay_groups
-from llm_core.training.step import train_step
+from llm_core.training.step import NotFinite, train_step
 
 CONFIG = GPTConfig(vocab_size=11, context=12, n_layers=1, n_heads=2, d_model=16)
 
@@ -82,20 +82,18 @@ def test_an_encoder_decoder_learns_to_reverse():
     optimizer = AdamW(model.parameters())
     sources = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]
     pairs = teacher_forcing(sources, [s[::-1] for s in sources], bos_id=1, eos_id=2, pad_id=0)
-    loss = partial(cross_entropy, ignore_id=0)
+    loss = CrossEntropy(ignore_id=0)
     losses = [train_step(model, pairs, optimizer, lr=0.01, loss=loss).loss for _ in range(100)]
     assert losses[-1] < 0.1 < losses[0]
 
 
 def test_the_model_learns_the_loss_that_is_handed_in():
-    model, seen = gpt(), []
+    class Threefold(CrossEntropy):
+        def total(self, model, batch):
+            return super().total(model, batch) * 3
 
-    def loss(logits, targets):
-        seen.append((logits.shape, targets.shape))
-        return cross_entropy(logits, targets) * 3
-
-    first = train_step(model, batch(), AdamW(model.parameters()), lr=0.0, loss=loss).loss
-    assert seen == [((4, 8, 11), (4, 8))]
+    model = gpt()
+    first = train_step(model, batch(), AdamW(model.parameters()), lr=0.0, loss=Threefold()).loss
     assert first == pytest.approx(3 * train_step(model, batch(), AdamW(model.parameters()), lr=0.0).loss)
 
 
@@ -118,8 +116,14 @@ def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(bad):
     train_step(model, batch(), optimizer, lr=0.01)
     before = [p.detach().clone() for p in model.parameters()]
     state = {k: v.clone() for k, v in optimizer.state[model.norm.weight].items()}
-    with pytest.raises(ValueError, match=f"the loss is {bad}, so this step was not taken"):
-        train_step(model, batch(), optimizer, lr=0.02, loss=lambda logits, targets: logits.sum() * bad)
+
+    class Bad(CrossEntropy):
+        def total(self, model, batch):
+            return super().total(model, batch) * bad
+
+    with pytest.raises(NotFinite, match=f"the loss is {bad}, so this step was not taken") as error:
+        train_step(model, batch(), optimizer, lr=0.02, loss=Bad())
+    assert torch.equal(error.value.batch[0].targets, batch().targets)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(torch.equal(optimizer.state[model.norm.weight][k], v) for k, v in state.items())
 
@@ -132,3 +136,112 @@ def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were():
     assert (model.weight == 0).all()
     assert (model.other == 1).all()
     assert not optimizer.state
+
+
+def ragged() -> list[Batch]:
+    """Texts of unequal length, cut into parts with unequal numbers of targets; one part has a single target."""
+    ids = torch.randint(1, 11, (5, 9), generator=torch.Generator().manual_seed(2))
+    for row, length in enumerate([9, 3, 8, 2, 5]):
+        ids[row, length:] = 0
+    whole = shift(ids)
+    rows = [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+    return [whole, *(Batch((whole.inputs[0][r],), whole.targets[r]) for r in rows)]
+
+
+def test_a_batch_in_parts_is_the_whole_batch_though_the_parts_are_unequal():
+    whole, *parts = ragged()
+    models = [gpt().double(), gpt().double()]
+    for _ in range(3):
+        records = []
+        for model, batch in zip(models, (whole, parts), strict=True):
+            model.optimizer = getattr(model, "optimizer", None) or AdamW(model.parameters())
+            records.append(train_step(model, batch, model.optimizer, lr=0.01, loss=CrossEntropy(ignore_id=0)))
+        assert records[0].loss == pytest.approx(records[1].loss, rel=1e-12)
+        assert records[0].grad_norm == pytest.approx(records[1].grad_norm, rel=1e-12)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_the_mean_of_the_parts_means_would_be_another_number():
+    """The bug that `total` and `count` are there for; were the two equal, the test above would show nothing."""
+    whole, *parts = ragged()
+    loss, model = CrossEntropy(ignore_id=0), gpt()
+    means = [(loss.total(model, part) / loss.count(part)).item() for part in parts]
+    right = (loss.total(model, whole) / loss.count(whole)).item()
+    assert abs(sum(means) / len(means) - right) > 0.001
+
+
+def test_a_part_in_which_nothing_counts_changes_nothing():
+    _, *parts = ragged()
+    empty = Batch((torch.ones(1, 4, dtype=torch.long),), torch.zeros(1, 4, dtype=torch.long))
+    records = [
+        train_step(model := gpt(), batch, AdamW(model.parameters()), lr=0.01, loss=CrossEntropy(ignore_id=0))
+        for batch in (parts, [*parts, empty])
+    ]
+    assert records[0].loss == pytest.approx(records[1].loss)
+
+
+@pytest.mark.parametrize("batches", [[], [Batch((torch.ones(1, 4, dtype=torch.long),), torch.zeros(1, 4).long())]])
+def test_nothing_to_learn_from_is_an_error_before_anything_is_done(batches):
+    model = gpt()
+    model.norm.weight.grad = torch.ones(16)
+    with pytest.raises(ValueError, match="no target to learn from"):
+        train_step(model, batches, AdamW(model.parameters()), lr=0.01, loss=CrossEntropy(ignore_id=0))
+    assert (model.norm.weight.grad == 1).all()
+
+
+def test_all_parts_but_the_last_run_without_sync():
+    order = []
+
+    class Noting(CrossEntropy):
+        def total(self, model, batch):
+            order.append("part")
+            return super().total(model, batch)
+
+    @contextmanager
+    def without_sync():
+        order.append("quiet")
+        yield
+        order.append("end")
+
+    model, (_, *parts) = gpt(), ragged()
+    train_step(model, parts[:3], AdamW(model.parameters()), lr=0.01, loss=Noting(0), without_sync=without_sync)
+    assert order == ["quiet", "part", "end", "quiet", "part", "end", "part"]
+
+
+def test_the_forward_pass_runs_in_the_precision_that_is_asked_for_and_weights_stay_in_float32():
+    models = [gpt(), gpt()]
+    seen = []
+    models[1].blocks[0].feed_forward.up.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    optimizers = [AdamW(model.parameters()) for model in models]
+    bf16 = torch.autocast("cpu", torch.bfloat16)
+    for _ in range(20):  # the same object, again and again
+        exact = train_step(models[0], batch(), optimizers[0], lr=0.01)
+        rounded = train_step(models[1], batch(), optimizers[1], lr=0.01, precision=bf16)
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in models[1].parameters()} == {torch.float32}
+    assert 0 < abs(exact.loss - rounded.loss) < 0.05 * exact.loss
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_the_gradients_are_clipped_by_what_is_handed_in():
+    calls = []
+
+    def clip(parameters, max_norm):
+        calls.append((len(list(parameters)), max_norm))
+        return torch.tensor(7.0)
+
+    model = gpt()
+    record = train_step(model, batch(), AdamW(model.parameters()), lr=0.0, max_norm=0.25, clip=clip)
+    assert calls == [(len(list(model.parameters())), 0.25)]
+    assert record.grad_norm == 7
+
+
+def test_torchs_fused_adamw_takes_the_same_steps():
+    models = [gpt().double(), gpt().double()]
+    optimizers = [AdamW(models[0].parameters()), torch.optim.AdamW(models[1].parameters(), fused=True)]
+    for _ in range(5):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            train_step(model, batch(), optimizer, lr=0.01)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

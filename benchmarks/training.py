@@ -1,0 +1,228 @@
+"""Training on a CPU, beside the peers: one step on the same batch of random tokens, again and again.
+
+    article   2 layers, 8 heads, D 512, V 30000, T 128, B 16   the model of the book's project; the head is most of it
+    medium    6 layers, 6 heads, D 384, V 65,    T 256, B 8    nanoGPT's model of characters
+    small     4 layers, 4 heads, D 128, V 65,    T 64,  B 12   what nanoGPT trains on a laptop
+
+Each in two ways. `eager`: float32, no compiler, the loop that a tutorial would write. `best`: everything that the
+contender's own documentation offers for this processor, bf16 autocast, torch.compile and fused AdamW above all.
+
+A turn is a few steps: forward, loss, backward, clipping, update. All have about the same number of parameters, and all
+but litgpt a tied output head; llm_core and transformers have the same GPT-2, and their losses must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from side_by_side import Contender, Turn
+
+
+@dataclass(frozen=True)
+class Work:
+    """The sizes of a task, and how many steps make a turn."""
+
+    vocab_size: int
+    n_layers: int
+    n_heads: int
+    d_model: int
+    length: int
+    batch: int
+    steps: int
+
+    def ids(self) -> Any:
+        import torch
+
+        ids = torch.randint(self.vocab_size, (self.batch, self.length + 1), generator=torch.Generator().manual_seed(1))
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+WORK = {
+    "article": Work(30000, 2, 8, 512, 128, 16, 1),
+    "medium": Work(65, 6, 6, 384, 256, 8, 1),
+    "small": Work(65, 4, 4, 128, 64, 12, 20),
+}
+LR, MAX_NORM = 1e-4, 1.0
+
+
+def our_model(work: Work) -> Any:
+    import torch
+
+    from llm_core.models.gpt import GPT, GPTConfig
+
+    torch.manual_seed(0)
+    return GPT(GPTConfig(work.vocab_size, work.length, work.n_layers, work.n_heads, work.d_model))
+
+
+def warmed(step: Callable[[], float], steps: int) -> Turn:
+    """A turn of some steps, after the steps in which memory is laid out and graphs are compiled."""
+    first = step()
+    step()
+
+    def turn() -> float:
+        for _ in range(steps):
+            step()
+        return first
+
+    return turn
+
+
+def ours(
+    work: Work, *, chunk: int | None = None, bf16: bool = False, fused: bool = False, compiled: bool = False
+) -> Callable[[], Turn]:
+    """llm_core's own step; the arguments are what its reader would switch on."""
+
+    def prepare() -> Turn:
+        import contextlib
+
+        import torch
+
+        from llm_core.training.batches import Batch
+        from llm_core.training.chunked import ChunkedCrossEntropy
+        from llm_core.training.compiled import Compiled
+        from llm_core.training.losses import CrossEntropy
+        from llm_core.training.optimizer import AdamW
+        from llm_core.training.step import train_step
+
+        model = our_model(work)
+        ids, targets = work.ids()
+        batch = Batch((ids,), targets)
+        if fused:
+            optimizer: Any = torch.optim.AdamW(model.parameters(), fused=True)
+        else:
+            optimizer = AdamW(model.parameters())
+        loss: Any = CrossEntropy() if chunk is None else ChunkedCrossEntropy(chunk)
+        if compiled and chunk is None:
+            loss = Compiled(loss)
+        elif compiled:
+            loss = ChunkedCrossEntropy(chunk, hidden=torch.compile(lambda model, ids: model.hidden(ids)))
+        precision: Any = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+        def step() -> float:
+            record = train_step(model, batch, optimizer, lr=LR, loss=loss, max_norm=MAX_NORM, precision=precision)
+            return round(record.loss, 1 if bf16 else 3)
+
+        return warmed(step, work.steps)
+
+    return prepare
+
+
+def torchs_loop(
+    work: Work, loss_of: Callable[..., Any], model: Any, *, bf16: bool, fused: bool, compiled: bool
+) -> Turn:
+    """The loop of a tutorial, for the peers: `loss_of(model, ids, targets)` is theirs."""
+    import torch
+
+    ids, targets = work.ids()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=fused)
+    loss_of = torch.compile(loss_of) if compiled else loss_of
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = loss_of(model, ids, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+        return round(loss.item(), 1 if bf16 else 3)
+
+    return warmed(step, work.steps)
+
+
+def transformers(work: Work, **best: bool) -> Callable[[], Turn]:
+    def prepare() -> Turn:
+        import tempfile
+
+        import torch.nn.functional as F
+        from transformers import GPT2LMHeadModel
+
+        from llm_core.pretrained.gpt2 import save_gpt2
+
+        with tempfile.TemporaryDirectory() as folder:
+            save_gpt2(our_model(work), folder)
+            model = GPT2LMHeadModel.from_pretrained(folder, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0).train()
+
+        def loss_of(model: Any, ids: Any, targets: Any) -> Any:
+            logits = model(ids, use_cache=False).logits
+            return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+        return torchs_loop(work, loss_of, model, **settings(best))
+
+    return prepare
+
+
+def litgpt(work: Work, **best: bool) -> Callable[[], Turn]:
+    def prepare() -> Turn:
+        import litgpt
+        import torch
+        import torch.nn.functional as F
+
+        torch.manual_seed(0)
+        config = litgpt.Config(
+            block_size=work.length,
+            vocab_size=work.vocab_size,
+            padded_vocab_size=work.vocab_size,
+            n_layer=work.n_layers,
+            n_head=work.n_heads,
+            n_embd=work.d_model,
+            rotary_percentage=1.0,
+            parallel_residual=False,
+            bias=True,
+            norm_class_name="LayerNorm",
+            mlp_class_name="GptNeoxMLP",
+            intermediate_size=4 * work.d_model,
+        )
+        model = litgpt.GPT(config).train()
+
+        def loss_of(model: Any, ids: Any, targets: Any) -> Any:
+            return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+
+        turn = torchs_loop(work, loss_of, model, **settings(best))
+        return lambda: turn() and None  # weights of its own
+
+    return prepare
+
+
+def x_transformers(work: Work, **best: bool) -> Callable[[], Turn]:
+    def prepare() -> Turn:
+        import torch
+        import torch.nn.functional as F
+        from x_transformers import Decoder, TransformerWrapper
+
+        torch.manual_seed(0)
+        decoder = Decoder(
+            dim=work.d_model,
+            depth=work.n_layers,
+            heads=work.n_heads,
+            attn_dim_head=work.d_model // work.n_heads,
+            attn_flash=True,
+        )
+        model = TransformerWrapper(
+            num_tokens=work.vocab_size, max_seq_len=work.length, attn_layers=decoder, tie_embedding=True
+        ).train()
+
+        def loss_of(model: Any, ids: Any, targets: Any) -> Any:
+            return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+
+        turn = torchs_loop(work, loss_of, model, **settings(best))
+        return lambda: turn() and None  # weights of its own
+
+    return prepare
+
+
+def settings(best: dict[str, bool]) -> dict[str, bool]:
+    return {"bf16": False, "fused": False, "compiled": False} | best
+
+
+BEST = {"bf16": True, "fused": True, "compiled": True}
+
+TASKS: dict[str, dict[str, Contender]] = {}
+for name, work in WORK.items():
+    TASKS[f"{name}-eager"] = {
+        "llm_core": Contender(ours(work, chunk=512 if name == "article" else None, fused=True)),
+        "transformers": Contender(transformers(work)),
+        "litgpt": Contender(litgpt(work), peer=True, note="untied head, rotary positions"),
+        "x-transformers": Contender(x_transformers(work), peer=True),
+    }
