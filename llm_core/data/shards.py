@@ -1,0 +1,486 @@
+"""Token shards: more token ids than memory holds, on disk, and the batch of step n without the batches before it.
+
+`write_shards` makes a folder of files of bare numbers, little-endian, 2 bytes each up to 65,536 tokens in the
+vocabulary and 4 beyond. A shard gets its name when it is whole and on the disk, and the manifest, which says what there
+is and with which checksums, gets its name last: a folder without one is not finished. `TokenShards` maps the files into
+memory, so that only what is asked for is read.
+
+`WindowSampler` cuts N tokens into W windows and lets every batch be a function of (seed, step) and nothing else:
+
+    window w                 the tokens w T ... w T + T: T inputs, and the targets one to the right
+    row r of step s          the element g = s B + r of one endless sequence, B rows a step
+    epoch and place          g = epoch W + place
+    what stands there        window p(place), where p is the epoch's own permutation of 0 ... W - 1
+
+So there is no state to save: a run that goes on from step s sees what it would have seen. W = floor((N - 1) / T), every
+target is seen once in W elements (fewer than T tokens at the end are left out), and a batch may begin in one epoch and
+end in the next.
+
+A stored permutation would need memory for all W windows. `permute` computes p at one place: it thinks of the numbers
+as written row by row into a nearly square table, turns every column by an amount that a hash of the column gives (what
+leaves at the bottom comes in at the top), then every row by a hash of the row, and again. Each turn can be undone, so
+no two numbers ever meet. This is a Feistel network with addition modulo the table's sides. A few cells of the table lie
+beyond W - 1; a number that lands there is sent through again until it lands inside (cycle walking).
+
+Source: Black and Rogaway 2002 (both ideas); Steele, Lea and Flood 2014 (the hash). Taught, once it is written, in
+03_algorithms/04_training, and used in 05_project/02_wikipedia and 05_project/04_train.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+import torch
+from jaxtyping import Int, Integer, UInt64
+from torch import Tensor
+
+FORMAT = "llm_core token shards 1"
+MANIFEST = "manifest.json"
+DTYPES: dict[str, np.dtype[Any]] = {
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+}  # the same bytes on every machine
+OURS = re.compile(r"tokens-\d{5,}\.bin(\.part)?|manifest\.json\.part")  # what an interrupted write may leave
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+Document = Sequence[int] | Integer[np.ndarray, "N"] | Integer[Tensor, "N"]
+
+
+class ShardError(ValueError):
+    """Token shards that cannot be written or read; the message says which and what to do."""
+
+
+def write_shards(
+    folder: str | Path,
+    documents: Iterable[Document],
+    *,
+    vocab_size: int,
+    end_id: int | None = None,
+    shard_tokens: int = 1 << 26,
+    settings: Mapping[str, Any] | None = None,
+) -> TokenShards:
+    """Write the token ids of documents, one after another, and open what was written.
+
+    Documents are taken one at a time: memory holds one of them, whatever the size of all. A shard may end in the midst
+    of a document. Where an earlier write into the folder was interrupted, what it left is removed first. Only one
+    process may write into a folder.
+
+    Args:
+        folder: made if it is not there; files in it that are not shards are left alone.
+        documents: ids of each, from a generator for one.
+        vocab_size: ids are below it.
+        end_id: written after every document, so that a model sees where one ends; None writes nothing there.
+        shard_tokens: tokens of each file; the last one may hold fewer.
+        settings: anything that JSON can hold, kept in the manifest (the tokenizer's fingerprint, for one).
+
+    Raises:
+        ShardError: an id is outside 0 ... vocab_size - 1, there is no token, a setting is not JSON, a size is out of
+            range, the folder holds shards already, or it cannot be written to (a full disk, for one). In each case, and
+            when `documents` itself raises, none of the new files is left.
+    """
+    folder = Path(folder)
+    if not 1 <= vocab_size <= 1 << 32:
+        raise ShardError(f"ids have 1 to 4 bytes, so vocab_size is 1 ... 2^32: got {vocab_size}")
+    if end_id is not None and not 0 <= end_id < vocab_size:
+        raise ShardError(f"end_id must be in the vocabulary, 0 ... {vocab_size - 1}: got {end_id}")
+    if shard_tokens < 1:
+        raise ShardError(f"a shard holds at least 1 token: got shard_tokens={shard_tokens}")
+    try:
+        kept = json.loads(json.dumps(dict(settings or {})))
+    except (TypeError, ValueError) as error:
+        raise ShardError(f"settings must be what JSON can hold: {error}") from error
+    if (folder / MANIFEST).exists():
+        raise ShardError(f"{folder} holds token shards already: give another folder, or delete this one first")
+    with _disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in _left(folder):
+            path.unlink()
+
+    name = "uint16" if vocab_size <= 1 << 16 else "uint32"
+    writer = _Writer(folder, DTYPES[name], shard_tokens)
+    end = np.array([] if end_id is None else [end_id], dtype=np.int64)
+    n_documents = 0
+    try:
+        for document in documents:
+            writer.write(_checked(document, vocab_size, n_documents))
+            writer.write(end)
+            n_documents += 1
+        writer.finish_shard()
+        if not writer.shards:
+            raise ShardError(f"there is nothing to write: {n_documents} documents without a token")
+        manifest = {
+            "format": FORMAT,
+            "dtype": name,
+            "vocab_size": vocab_size,
+            "end_id": end_id,
+            "documents": n_documents,
+            "tokens": sum(shard["tokens"] for shard in writer.shards),
+            "shards": writer.shards,
+            "settings": kept,
+        }
+        writer.write_manifest(json.dumps(manifest, indent=1) + "\n")
+    except BaseException:  # Ctrl-C too
+        writer.discard()
+        raise
+    return TokenShards(folder)
+
+
+def _checked(document: Any, vocab_size: int, number: int) -> Integer[np.ndarray, "N"]:
+    """The ids of a document as an array, all of them in the vocabulary."""
+    ids = np.asarray(document)
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+        raise ShardError(
+            f"document {number} (from 0) is not a sequence of ids of 64 bits: as an array it is {ids.dtype} {ids.shape}"
+        )
+    if len(ids) == 0:
+        return np.empty(0, dtype=np.int64)
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        raise ShardError(
+            f"document {number} (from 0) has ids {low} ... {high}, but the vocabulary has 0 ... {vocab_size - 1}: "
+            "is it another tokenizer's?"
+        )
+    return ids
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(
+            f"{path} cannot be written: {error.strerror or error}. None of the new shards is kept; "
+            "give a folder that can be written to and has room, and write again"
+        ) from error
+
+
+class _Writer:
+    """Cuts a stream of ids into files.
+
+    Errors of the disk become ShardErrors here and nowhere else: an OSError of the documents is the caller's own.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype[Any], shard_tokens: int) -> None:
+        self.folder, self.dtype, self.shard_tokens = folder, dtype, shard_tokens
+        self.shards: list[dict[str, Any]] = []
+        self._file: BinaryIO | None = None
+        self._path, self._tokens, self._digest = folder, 0, hashlib.sha256()  # of the file that is being written
+
+    def write(self, ids: Integer[np.ndarray, "N"]) -> None:
+        while len(ids):
+            file = self._file or self._begin()
+            room = self.shard_tokens - self._tokens
+            part, ids = ids[:room], ids[room:]
+            content = part.astype(self.dtype).tobytes()
+            with _disk(self._path):
+                file.write(content)
+            self._digest.update(content)
+            self._tokens += len(part)
+            if self._tokens == self.shard_tokens:
+                self.finish_shard()
+
+    def _begin(self) -> BinaryIO:
+        self._path = self.folder / f"tokens-{len(self.shards):05}.bin"
+        self._tokens, self._digest = 0, hashlib.sha256()
+        with _disk(self._path):
+            self._file = _part_of(self._path).open("wb")
+        return self._file
+
+    def finish_shard(self) -> None:
+        if self._file is None:
+            return
+        with _disk(self._path):
+            _finish(self._file, self._path)
+        self._file = None
+        self.shards.append({"file": self._path.name, "tokens": self._tokens, "sha256": self._digest.hexdigest()})
+
+    def write_manifest(self, content: str) -> None:
+        self._path = self.folder / MANIFEST
+        with _disk(self._path):
+            self._file = _part_of(self._path).open("wb")
+            self._file.write(content.encode())
+            _finish(self._file, self._path)
+        self._file = None
+
+    def discard(self) -> None:
+        """Remove everything written. What cannot be removed has no manifest, and the next write removes it."""
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()  # which writes out what it still holds, and may find the disk full again
+        for path in [self.folder / MANIFEST, *_left(self.folder)]:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _left(folder: Path) -> list[Path]:
+    """The shards of a folder without a manifest, and what is not yet a shard."""
+    return [path for path in folder.iterdir() if OURS.fullmatch(path.name)]
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _finish(file: BinaryIO, path: Path) -> None:
+    """Give a file its name, once it is on the disk: a power cut must not leave the name on nothing."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    _part_of(path).replace(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+REMEDY = "copy it again from where it came, or delete the folder and write the shards again"
+
+
+class TokenShards:
+    """The tokens of a folder written by `write_shards`, as one long sequence that stays on the disk.
+
+    Args:
+        folder: where the manifest is.
+        verify: hold every shard against its checksum now, which reads all of it. The sizes are checked in any case.
+
+    Attributes:
+        vocab_size: ids are below it.
+        end_id: the id after every document, or None.
+        n_documents: how many there are.
+        settings: what was kept with them.
+        fingerprint: a checksum over those of all shards: the same for the same tokens in the same shards. Kept in a
+            checkpoint, it says which tokens a run was trained on.
+
+    Raises:
+        ShardError: there is no manifest or not one of ours, or a shard is missing, has another size or, with `verify`,
+            another content.
+    """
+
+    def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
+        self.folder = Path(folder)
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ShardError(
+                f"there is no {MANIFEST} in {self.folder}: nothing was written there, or a write was interrupted. "
+                "Write the shards (again)"
+            ) from None
+        except ValueError as error:
+            raise ShardError(f"{self.folder / MANIFEST} is damaged ({error}): write the shards again") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise ShardError(f"{self.folder / MANIFEST} does not say {FORMAT!r}: write_shards did not write it")
+        try:
+            self.vocab_size: int = manifest["vocab_size"]
+            self.end_id: int | None = manifest["end_id"]
+            self.n_documents: int = manifest["documents"]
+            self.settings: dict[str, Any] = manifest["settings"]
+            self._shards: list[dict[str, Any]] = manifest["shards"]
+            dtype = DTYPES[manifest["dtype"]]
+            # Where each shard begins, and where the last one ends.
+            self._begins = [0, *accumulate(shard["tokens"] for shard in self._shards)]
+            whole = self._begins[-1] == manifest["tokens"] > 0
+        except (KeyError, TypeError) as error:
+            raise ShardError(f"{self.folder / MANIFEST} lacks {error}: write the shards again") from error
+        if not whole:
+            raise ShardError(
+                f"{self.folder / MANIFEST} says {manifest['tokens']:,} tokens and names shards with "
+                f"{self._begins[-1]:,}: write the shards again"
+            )
+
+        self._arrays: list[np.ndarray] = []
+        for shard in self._shards:
+            path = self.folder / shard["file"]
+            if not path.is_file():
+                raise ShardError(f"{path} is missing: {REMEDY}")
+            size, expected = path.stat().st_size, shard["tokens"] * dtype.itemsize
+            if size != expected:
+                raise ShardError(
+                    f"{path} should have {expected:,} bytes and has {size:,}, so it was cut short or changed: {REMEDY}"
+                )
+            self._arrays.append(np.memmap(path, dtype=dtype, mode="r"))
+        self.fingerprint = hashlib.sha256(" ".join(shard["sha256"] for shard in self._shards).encode()).hexdigest()
+        if verify:
+            self.verify()
+
+    def verify(self) -> None:
+        """Hold every shard against its checksum; this reads all of it.
+
+        Raises:
+            ShardError: a shard is not what was written.
+        """
+        for shard in self._shards:
+            path = self.folder / shard["file"]
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 != shard["sha256"]:
+                raise ShardError(
+                    f"{path} is damaged: its sha256 is {sha256}, the manifest says {shard['sha256']}; {REMEDY}"
+                )
+
+    def __len__(self) -> int:
+        return self._begins[-1]
+
+    @overload
+    def __getitem__(self, where: int) -> int: ...
+    @overload
+    def __getitem__(self, where: slice) -> Int[Tensor, "N"]: ...
+    def __getitem__(self, where: int | slice) -> int | Int[Tensor, "N"]:
+        """One id, or a stretch of them as a tensor of its own; stretches may cross from shard to shard."""
+        if isinstance(where, int):
+            at = range(len(self))[where]  # counts from the end where it is negative, raises IndexError
+            return int(self[at : at + 1])
+        begin, end, step = where.indices(len(self))
+        if step != 1:
+            raise ValueError(f"tokens are read one after another: got a step of {step}")
+        ids = torch.empty(max(0, end - begin), dtype=torch.long)
+        at = begin
+        while at < end:
+            shard = bisect_right(self._begins, at) - 1
+            here = self._begins[shard]
+            part = self._arrays[shard][at - here : end - here]
+            ids[at - begin : at - begin + len(part)] = torch.from_numpy(part.astype(np.int64))
+            at += len(part)
+        return ids
+
+    def __reduce__(self) -> tuple[type[TokenShards], tuple[Path]]:
+        # To another process goes the folder, not the tokens.
+        return TokenShards, (self.folder,)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+
+
+class WindowSampler:
+    """The batch of every step, as a function of (seed, step): windows of T + 1 tokens, each once an epoch, shuffled.
+
+    With several processes each takes its share of the rows: those of rank 0, rank 1, ... one after another are the
+    batch that one process alone would get.
+
+    Args:
+        tokens: `TokenShards`, or one long tensor.
+        batch_size: rows B of a step, of all processes together.
+        length: T, the targets of a row.
+        seed: another seed, another order.
+        rank: which of the processes this is, from 0.
+        world: how many there are; it divides `batch_size`.
+
+    Raises:
+        ValueError: the tokens are too few for one window, or a number is out of range.
+
+    >>> sampler = WindowSampler(torch.arange(13), batch_size=2, length=4, seed=0)
+    >>> sampler.n_windows, sampler.steps()
+    (3, 2)
+    >>> sampler.batch(1).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        tokens: TokenShards | Integer[Tensor, "N"],
+        *,
+        batch_size: int,
+        length: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_size < 1 or length < 1:
+            raise ValueError(f"a batch has at least one row of one target: got {batch_size=}, {length=}")
+        if not 0 <= rank < world:
+            raise ValueError(f"of world={world} processes, rank is one of 0 ... {world - 1}: got {rank}")
+        if batch_size % world:
+            raise ValueError(f"all processes take equally many rows: batch_size={batch_size} is no multiple of {world}")
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"the seed is one of 0 ... 2^64 - 1: got {seed}")
+        if len(tokens) < length + 1:
+            raise ValueError(
+                f"a window has {length + 1} tokens, and there are {len(tokens)}: shorten length={length} or give more"
+            )
+        self.tokens, self.length, self.seed = tokens, length, seed
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+
+    @property
+    def n_windows(self) -> int:
+        """W, the windows of one epoch."""
+        return (len(self.tokens) - 1) // self.length
+
+    def steps(self, epochs: int = 1) -> int:
+        """After how many steps every window has been seen `epochs` times (a few of them once more)."""
+        return math.ceil(epochs * self.n_windows / self.batch_size)
+
+    def batch(self, step: int) -> Int[Tensor, "B T1"]:
+        """This process's rows of a step, from 0 on: (B / world, T + 1), for `llm_core.training.batches.shift`.
+
+        It takes the same time at any step.
+
+        Raises:
+            ValueError: the step is negative.
+        """
+        if step < 0:
+            raise ValueError(f"steps count from 0: got {step}")
+        rows = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * rows
+        epochs, places = np.divmod(np.arange(first, first + rows, dtype=np.uint64), np.uint64(self.n_windows))
+        begins = (permute(places, self.n_windows, seed=self.seed, epochs=epochs) * np.uint64(self.length)).tolist()
+        return torch.stack([self.tokens[begin : begin + self.length + 1].long() for begin in begins])
+
+
+# How often columns and rows are turned. Large tables are well shuffled after 4, but of the orders of 6 numbers some
+# still come visibly more often after 6.
+ROUNDS = 10
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: its multiples spread evenly
+
+
+def permute(
+    places: UInt64[np.ndarray, "B"], n: int, *, seed: int, epochs: UInt64[np.ndarray, "B"]
+) -> UInt64[np.ndarray, "B"]:
+    """What stands at some places of random permutations of 0 ... n - 1, one for each seed and epoch.
+
+    Nothing of size n is stored. The module's docstring says how it is done.
+
+    >>> places = np.arange(5, dtype=np.uint64)
+    >>> sorted(permute(places, 5, seed=0, epochs=np.zeros_like(places)).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    # Python's integers have no end, numpy's 64 bits do; its arrays wrap around without a warning, its scalars with one.
+    stream = _mix(np.array([seed], dtype=np.uint64)) + epochs * np.uint64(2 * ROUNDS)
+    keys = [_mix((stream + np.uint64(k)) * np.uint64(GOLDEN)) for k in range(2 * ROUNDS)]
+    height = math.isqrt(n - 1) + 1  # the root of n, rounded up
+    width = -(-n // height)
+    numbers = _turn(places, height, width, keys)
+    outside = numbers >= n
+    while outside.any():
+        numbers[outside] = _turn(numbers[outside], height, width, [key[outside] for key in keys])
+        outside = numbers >= n
+    return numbers
+
+
+def _turn(
+    numbers: UInt64[np.ndarray, "B"], height: int, width: int, keys: Sequence[UInt64[np.ndarray, "B"]]
+) -> UInt64[np.ndarray, "B"]:
+    """Send cells of a table to cells of the table, each to another one; a cell's number is row * width + column."""
+    rows, columns = np.divmod(numbers, np.uint64(width))
+    for column_key, row_key in zip(keys[::2], keys[1::2], strict=True):
+        rows = (rows + _mix(columns ^ column_key) % np.uint64(height)) % np.uint64(height)
+        columns = (columns + _mix(rows ^ row_key) % np.uint64(width)) % np.uint64(width)
+    return rows * np.uint64(width) + columns
+
+
+def _mix(numbers: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
+    """Hash 64 bits to 64 bits, no two to the same: every bit depends on all (the last step of SplitMix64)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

