@@ -114,6 +114,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, codes: Int8[Tensor, "O I"], scale: Float[Tensor, "O"], bias: Tensor | None = None) -> None:
         super().__init__()
+        self.out_features, self.in_features = codes.shape
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
@@ -189,6 +190,7 @@ class Int4Linear(nn.Module):
         bias: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.out_features, self.in_features = packed.shape[0], 2 * packed.shape[1]
         self.register_buffer("packed", packed)
         self.register_buffer("step", step)
         self.register_buffer("lowest", lowest)
@@ -230,6 +232,7 @@ class FusedInt4Linear(nn.Module):
         group = 2 * layer.packed.shape[1] // layer.step.shape[1]
         _check_kernel(layer.packed.shape[0], group)
         codes = unpack_int4(layer.packed).to(torch.int32)
+        self.out_features, self.in_features = codes.shape
         self.group = group
         self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
         # The kernel computes (code - 8) * step + middle.
@@ -289,8 +292,11 @@ def quantize_4bit(model: Model, *, group: int = 32, for_generation: bool = False
 def int8_product(
     x: Float[Tensor, "*batch I"], codes: Int8[Tensor, "O I"], scale: Float[Tensor, "O"]
 ) -> Float[Tensor, "*batch O"]:
-    """x @ (codes * scale)^T. On the CPU, and where no gradient is wanted, by torch's kernel, which takes bfloat16."""
-    if x.device.type != "cpu" or (x.requires_grad and torch.is_grad_enabled()):
+    """x @ (codes * scale)^T. On the CPU, and where no gradient is wanted, by torch's kernel, which takes bfloat16.
+
+    Of a row whose width is no multiple of 16 the kernel reads more than there is, so it is not asked then.
+    """
+    if x.device.type != "cpu" or x.shape[-1] % 16 or (x.requires_grad and torch.is_grad_enabled()):
         return F.linear(x, codes.to(x.dtype)) * scale.to(x.dtype)
     rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
     # The scale is applied here and not in the kernel, which would round it to bfloat16.

@@ -39,6 +39,7 @@ class SplitLinear(nn.Module):
     def __init__(self, linear: nn.Linear, parts: int) -> None:
         super().__init__()
         self.weight, self.bias, self.parts = linear.weight, linear.bias, parts
+        self.out_features, self.in_features = linear.weight.shape
 
     def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
         """x times the transposed weights, plus the bias."""

@@ -267,3 +267,20 @@ def test_a_model_that_the_kernel_cannot_take_stays_as_it_was():
     with pytest.raises(ValueError, match=r"multiple of 16.*width of 40"):
         quantize_4bit(model, group=8, for_generation=True)
     assert not any(isinstance(m, FusedInt4Linear | Int8Embedding) for m in model.modules())
+
+
+@pytest.mark.parametrize("width", [8, 17, 24, 40, 100])
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_a_width_that_the_8_bit_kernel_cannot_take_gets_the_right_product(width, rows):
+    """Torch's kernel takes 16 numbers at a time, and does not look whether there are as many."""
+    layer = Int8Linear.of(nn.Linear(width, 7))
+    x = draw(rows, width, seed=1)
+    expected = F.linear(x, layer.dequantized(), layer.bias)
+    torch.testing.assert_close(layer(x), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_quantised_layers_say_how_wide_they_are():
+    linear = nn.Linear(64, 32)
+    four = Int4Linear.of(linear)
+    for layer in (Int8Linear.of(linear), four, four.for_generation()):
+        assert (layer.in_features, layer.out_features) == (64, 32)
