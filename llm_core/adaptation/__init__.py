@@ -1,0 +1,1 @@
+"""Adaptation: teach a finished model one more thing. Supervised fine-tuning, LoRA, and learning from preferences."""
