@@ -427,3 +427,35 @@ def test_a_new_file_has_the_permissions_that_any_new_file_has(tmp_path):
 
 def test_errors_are_value_errors():
     assert issubclass(module.CheckpointError, ValueError)
+
+
+def test_an_optimizer_of_the_same_groups_in_another_order_is_refused(tmp_path):
+    def model():
+        return nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+
+    trained = model()
+    optimizer = AdamW(trained.parameters())
+    trained(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    path = save_checkpoint(tmp_path / "run", step=1, model=trained, optimizer=optimizer)
+    other = model()
+    before = [parameter.clone() for parameter in other.parameters()]
+    with pytest.raises(CheckpointError, match=r"exp_avg of parameter 0 is \(3, 2\), and the parameter is \(4,\)"):
+        load_checkpoint(path).restore(other, AdamW(list(other.parameters())[::-1]))
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_the_generators_of_gpus_are_saved_and_put_back_where_there_are_as_many(tmp_path, monkeypatch):
+    """No GPU is needed: two are made up, each with a state of its own."""
+    states = {0: torch.arange(16, dtype=torch.uint8), 1: torch.arange(16, 32, dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(states))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda index: states[index].clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, index: states.__setitem__(index, state))
+    path = save_checkpoint(tmp_path / "run", step=1, model=nn.Linear(2, 2))
+    saved, states[0], states[1] = dict(states), torch.zeros(16), torch.zeros(16)
+    load_checkpoint(path).restore(nn.Linear(2, 2))
+    assert all(torch.equal(states[index], saved[index]) for index in saved)
+    del states[1]
+    load_checkpoint(path).restore(nn.Linear(2, 2))  # on a machine with one GPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    load_checkpoint(path).restore(nn.Linear(2, 2))  # and with none
