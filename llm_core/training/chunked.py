@@ -107,7 +107,7 @@ def chunked_cross_entropy(
 ) -> Float[Tensor, ""]:
     """The sum of -ln p(target), where p is the softmax of hidden @ head_weight.T; in nats.
 
-    Under autocast, products are taken in its precision, and the softmax in float32.
+    Under autocast, products are taken and logits held in its precision; the loss itself is float32.
 
     Args:
         hidden: last hidden states.
@@ -137,36 +137,30 @@ class _HeadAndLoss(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight) if wants_weight else None
-        head = weight.to(dtype)
-        V, exact = len(weight), torch.promote_types(dtype, torch.float32)
+        head, V = weight.to(dtype), len(weight)
         # The same memory for every chunk: fresh pages for tensors of this size cost a fifth of the whole.
         chunk = min(chunk, max(1, len(hidden)))
-        scores = hidden.new_empty(chunk, V, dtype=dtype)
-        wide, p = scores if dtype == exact else scores.to(exact), scores.new_empty(chunk, V, dtype=exact)
-        total = hidden.new_zeros((), dtype=exact)
+        scores, p = (hidden.new_empty(chunk, V, dtype=dtype) for _ in range(2))
+        total = hidden.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
         for start in range(0, len(hidden), chunk):
             h, picked = hidden[start : start + chunk].to(dtype), targets[start : start + chunk, None]
-            n = len(h)
-            logits, grad = wide[:n], p[:n]
-            torch.mm(h, head.T, out=scores[:n])
-            if logits.dtype != dtype:
-                logits.copy_(scores[:n])
+            logits, grad = scores[: len(h)], p[: len(h)]
+            torch.mm(h, head.T, out=logits)
             torch.softmax(logits, -1, out=grad)
             # ln p of the likeliest token can be taken: p is 1/V at least. It gives the logarithm of the sum, and so
             # -ln p of the target, whose p may be too small for a float.
-            log_total = logits.amax(-1, keepdim=True) - grad.amax(-1, keepdim=True).log()
+            top, top_p = (x.amax(-1, keepdim=True).to(total.dtype) for x in (logits, grad))
+            log_total = top - top_p.log()
             total += (log_total - (1 - smoothing) * logits.gather(-1, picked)).sum()
             if smoothing:
-                total -= smoothing * logits.mean(-1).sum()
+                total -= smoothing * logits.mean(-1, dtype=total.dtype).sum()
             if not (wants_hidden or wants_weight):
                 continue
             if smoothing:
                 grad -= smoothing / V
-            grad.scatter_add_(-1, picked, torch.full_like(picked, smoothing - 1, dtype=exact))
-            if dtype != exact:
-                grad = scores[:n].copy_(grad)
+            grad.scatter_add_(-1, picked, torch.full_like(picked, smoothing - 1, dtype=dtype))
             if grad_hidden is not None:
-                grad_hidden[start : start + n] = grad @ head
+                grad_hidden[start : start + len(h)] = grad @ head
             if grad_weight is not None:
                 if dtype == grad_weight.dtype:
                     grad_weight.addmm_(grad.T, h)

@@ -98,7 +98,7 @@ def test_a_peer_that_is_not_installed_is_named_with_the_command(monkeypatch, tmp
         side_by_side.python_of(side_by_side.Contender(lambda: lambda: None, peer=True))
 
 
-@pytest.mark.parametrize("name", ["generation", "tokenization"])
+@pytest.mark.parametrize("name", ["generation", "tokenization", "training", "word_vectors"])
 def test_every_benchmark_has_tasks_with_someone_to_compare_with(name, monkeypatch):
     tasks = module(name + "_benchmark", BENCHMARKS / f"{name}.py").TASKS
     assert tasks
