@@ -1,0 +1,340 @@
+"""Several processes that train together: how they start, find each other, and stop.
+
+    torchrun --nproc-per-node 4 train.py        one process a GPU: what a real run is started with
+    run_processes("train.py:work", 4)           the same from a notebook or a test, on the CPU, with the results back
+
+Each process runs the same program. It learns from its environment who it is (RANK) of how many (WORLD_SIZE) and where
+the others are to be met (MASTER_ADDR, MASTER_PORT); `init_from_environment` reads these and gives a `Worker`. All
+that the processes do together from then on are collective operations, which every one of them must call, in the same
+order: one that leaves out a call leaves the others waiting. So nothing here waits for ever: there is a timeout, and
+the first process that fails stops the rest.
+
+Taught, once they are written, in 03_algorithms/07_faster_training and 05_project/08_scale_out.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import importlib.util
+import inspect
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.rendezvous import rendezvous
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_POLL = 0.02  # seconds between two looks at the processes
+_GRACE = 2.0  # seconds that processes have to end by themselves after the work is done or has failed
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among the others.
+
+    `rank` is 0 ... world - 1, `local_rank` the same counted on this machine alone. `mesh` is all processes in one
+    row, named "data"; where they are to stand in a grid, build one with `init_device_mesh`.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+    mesh: DeviceMesh
+
+
+class WorkerError(RuntimeError):
+    """A process failed, or all of them took too long; `rank` is that of the first one that failed."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+@contextmanager
+def init_from_environment(*, device: str | None = None, timeout: float | int = 600) -> Iterator[Worker]:
+    """Meet the other processes that torchrun or `run_processes` has started; part from them at the end.
+
+    Without any of torchrun's variables this is the only process, and all else works as it does with several.
+
+    Args:
+        device: "cpu" (gloo) or "cuda" (NCCL); "cuda" where each process of this machine can have a GPU of its own,
+            unless given.
+        timeout: seconds after which a collective operation that some process does not join is an error.
+
+    Raises:
+        ValueError: some of torchrun's variables are set and some are not, or this process already is in a group.
+
+    >>> with init_from_environment(device="cpu") as worker:
+    ...     worker.rank, worker.world
+    (0, 1)
+    """
+    if dist.is_initialized():
+        raise ValueError("this process already is in a group: leave that one first, its `with` block must end")
+    given = [name for name in _VARIABLES if name in os.environ]
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if given and missing:
+        raise ValueError(
+            f"of the variables that torchrun sets, {given} are there and {missing} are not. Start the program with "
+            "torchrun, or unset them all to run it as one process"
+        )
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    place = _device(device, local_rank)
+    dist.init_process_group(
+        "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl",
+        store=_meeting_place(timedelta(seconds=timeout)) if given else dist.HashStore(),  # alone: no port
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=timeout),
+        device_id=None if place.type == "cpu" else place,
+    )
+    try:
+        yield Worker(rank, world, local_rank, place, init_device_mesh(place.type, (world,), mesh_dim_names=("data",)))
+        # Nobody leaves while another still reads from it. After an error there is no waiting: they may be gone.
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def run_processes(function: Callable[..., Any] | str, n: int, *args: Any, timeout: float | int = 300) -> list[Any]:
+    """Call `function(worker, *args)` in `n` new processes on this machine's CPU; returns what each returned, by rank.
+
+    The processes have one thread each, and meet at a port of 127.0.0.1 that this process holds open. What they print
+    is part of an error's message and is dropped otherwise.
+
+    Args:
+        function: a function of an importable module or of a script that is a file, or its place: "train.py:work".
+        n: number of processes.
+        args: given to every process; like the results, they are pickled. Numbers, strings, tensors on the CPU, and
+            lists and dicts of these are safe.
+        timeout: seconds for all of it, starting the processes included (which takes a few).
+
+    Raises:
+        ValueError: `n` is below 1, or new processes cannot find the function: one defined in a notebook's cell, or
+            within another function, is in no file that they could read.
+        WorkerError: a process raised an exception or died, or time ran out. The others have been stopped.
+    """
+    if n < 1:
+        raise ValueError(f"there must be at least one process: got n={n}")
+    place = _place(function)
+    deadline = time.time() + timeout
+    # The store lives here and takes a port that is free: no one can take it between a look and its use. The host's
+    # name would do for 127.0.0.1, were it not for machines whose name leads to an address that they do not have.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with tempfile.TemporaryDirectory(prefix="llm_core_") as name:
+        folder = Path(name)
+        (folder / "call").write_bytes(pickle.dumps((place, sys.path, deadline, timeout)))
+        # Apart from the call: to be read, it may need the modules that the call's path leads to.
+        (folder / "args").write_bytes(pickle.dumps(args))
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for rank in range(n):
+                processes.append(_start(folder, rank, n, store.port))
+            _wait(folder, processes, deadline)
+        finally:
+            _stop(processes)
+        return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(n)]
+
+
+def _meeting_place(timeout: timedelta) -> dist.Store:
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    # torchrun keeps its store when it starts a failed run again: the addresses that the killed processes left there
+    # must not be taken for those of the new ones.
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def _device(kind: str | None, local_rank: int) -> torch.device:
+    if kind is None:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
+        kind = "cuda" if 0 < here <= torch.cuda.device_count() else "cpu"
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f'device must be "cpu" or "cuda", the number of the GPU is the local rank: got {kind!r}')
+    if kind == "cpu":
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}. "
+            'Start fewer processes, or give device="cpu"'
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+# ---- the parent's side ----
+
+
+def _place(function: Callable[..., Any] | str) -> tuple[str, str, str]:
+    """(module, file, name) of a function, from which another process can load it."""
+    if isinstance(function, str):
+        file, _, name = function.rpartition(":")
+        if not name.isidentifier() or not Path(file).is_file():
+            raise ValueError(f'a function\'s place is "path/to/file.py:name", of a file that exists: got {function!r}')
+        return "", str(Path(file).resolve()), name
+    name, code = getattr(function, "__qualname__", repr(function)), getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or not name.isidentifier() or not Path(code.co_filename).is_file():
+        raise ValueError(
+            f"new processes cannot find {name}: they read functions from files, and this one is in no file, or within "
+            'another function or class. Write it to a file at its top level and give its place, as in "train.py:work"'
+        )
+    module = "" if function.__module__ == "__main__" else function.__module__
+    return module, str(Path(code.co_filename).resolve()), name
+
+
+def _start(folder: Path, rank: int, world: int, port: int) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there: rank 0 must not open one
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
+    loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
+    if loopback:  # otherwise gloo asks what the host's name leads to
+        environment.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    with (folder / f"{rank}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", "from llm_core.distributed.launch import _work; _work()", str(folder)],
+            env=environment,
+            stdin=subprocess.PIPE,  # closes when this process ends, however it ends
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _wait(folder: Path, processes: Sequence[subprocess.Popen[bytes]], deadline: float) -> None:
+    """Until every process has written its result. What counts is that, and not how it then ends."""
+    while True:
+        ended = [process.poll() is not None for process in processes]  # before the look at the files
+        results = [(folder / f"{rank}.result").exists() for rank in range(len(processes))]
+        if all(results):
+            return
+        errors = [(folder / f"{rank}.error").exists() for rank in range(len(processes))]
+        if any(errors) or any(end and not result for end, result in zip(ended, results, strict=True)):
+            raise _failure(folder, processes)
+        # A second more than the processes have: their own clocks make them write down where they wait.
+        if time.time() > deadline + 1:
+            waiting = [rank for rank, result in enumerate(results) if not result]
+            logs = "\n".join(f"--- process {rank} ---\n{_log(folder, rank)}" for rank in waiting)
+            raise WorkerError(
+                f"time ran out: of {len(processes)} processes, {waiting} were still at work. Give more, or look where "
+                f"they wait for each other: all must call the same collective operations in the same order\n{logs}",
+                rank=waiting[0],
+            )
+        time.sleep(_POLL)
+
+
+def _failure(folder: Path, processes: Sequence[subprocess.Popen[bytes]]) -> WorkerError:
+    """The error of the process that failed first; the others' tell only that they lost it."""
+    time.sleep(5 * _POLL)  # the others may know of a process' death before the system tells its parent
+    dead = [
+        rank
+        for rank, process in enumerate(processes)
+        if process.poll() is not None and not any((folder / f"{rank}.{end}").exists() for end in ("result", "error"))
+    ]
+    reports = [path for path in folder.glob("*.error") if path.name.removesuffix(".error").isdigit()]
+    # One that died without a word took the others with it. Had it lost another first, it would have said so.
+    if dead:
+        rank = dead[0]
+        code = processes[rank].returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return WorkerError(f"process {rank} of {len(processes)} {how}\n{_log(folder, rank)}", rank=rank)
+    first = min(reports, key=lambda path: path.stat().st_mtime_ns)
+    rank = int(first.stem)
+    return WorkerError(f"process {rank} of {len(processes)} failed\n{first.read_text()}{_log(folder, rank)}", rank=rank)
+
+
+def _log(folder: Path, rank: int) -> str:
+    return (folder / f"{rank}.log").read_text(errors="replace")[-4000:]
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End those that do not end by themselves, and leave none behind as a zombie."""
+    deadline = time.time() + _GRACE
+    for process in processes:
+        try:
+            process.wait(max(deadline - time.time(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+# ---- a new process' side ----
+
+
+def _work() -> None:
+    """What a new process runs: the call that it finds in the folder that it is given."""
+    folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        (module, file, name), sys.path[:], deadline, timeout = pickle.loads((folder / "call").read_bytes())
+        faulthandler.dump_traceback_later(max(deadline - time.time(), 0.01))
+        args = pickle.loads((folder / "args").read_bytes())
+        function = _load(module, file, name)
+        with init_from_environment(device="cpu", timeout=timeout) as worker:
+            try:
+                _write(folder / f"{rank}.result", pickle.dumps(function(worker, *args)))
+            except BaseException:
+                # Before the group is left: the others fail when they see this one gone, and this was first.
+                _write(folder / f"{rank}.error", traceback.format_exc().encode())
+                raise
+    except BaseException:
+        if not (folder / f"{rank}.error").exists():
+            _write(folder / f"{rank}.error", traceback.format_exc().encode())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written. Python's own way out ends torch's threads in no order, and now and then that aborts.
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # nothing is ever written: this returns when the parent is gone
+    os._exit(1)
+
+
+def _load(module: str, file: str, name: str) -> Callable[..., Any]:
+    # By its name, if that leads to the same file: a module must not be there twice, with two of each class.
+    try:
+        spec = importlib.util.find_spec(module) if module else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is not None and spec.origin is not None and Path(spec.origin).resolve() == Path(file):
+        return getattr(importlib.import_module(module), name)
+    sys.path.insert(0, str(Path(file).parent))  # as for any script
+    spec = importlib.util.spec_from_file_location("_work_of_a_script", file)  # its own name might hide a library's
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be read as a Python module: its name should end in .py")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return getattr(loaded, name)
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".part" + path.suffix)
+    temporary.write_bytes(content)
+    temporary.replace(path)
