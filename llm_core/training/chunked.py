@@ -136,7 +136,7 @@ class _HeadAndLoss(torch.autograd.Function):
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_weight: Tensor | None = None
         head, V = weight.to(dtype), len(weight)
         # The same memory for every chunk: fresh pages for tensors of this size cost a fifth of the whole.
         chunk = min(chunk, max(1, len(hidden)))
@@ -158,14 +158,19 @@ class _HeadAndLoss(torch.autograd.Function):
                 continue
             if smoothing:
                 grad -= smoothing / V
-            grad.scatter_add_(-1, picked, torch.full_like(picked, smoothing - 1, dtype=dtype))
+            grad[torch.arange(len(h), device=h.device), picked.squeeze(-1)] -= 1 - smoothing
             if grad_hidden is not None:
                 grad_hidden[start : start + len(h)] = grad @ head
-            if grad_weight is not None:
-                if dtype == grad_weight.dtype:
-                    grad_weight.addmm_(grad.T, h)
-                else:
-                    grad_weight += grad.T @ h  # the sum of the chunks in the weight's own precision
+            if not wants_weight:
+                continue
+            if grad_weight is None:
+                grad_weight = (grad.T @ h).to(weight.dtype)
+            elif dtype == weight.dtype:
+                grad_weight.addmm_(grad.T, h)
+            else:
+                grad_weight += grad.T @ h  # the sum of the chunks in the weight's own precision
+        if wants_weight and grad_weight is None:
+            grad_weight = torch.zeros_like(weight)  # there was no target
         ctx.grads = grad_hidden, grad_weight
         return total
 

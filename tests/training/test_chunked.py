@@ -97,7 +97,7 @@ def test_the_head_alone_or_the_stream_alone_can_be_learned():
 def test_without_gradients_none_is_worked_out(monkeypatch):
     hidden, weight = draws(5, D).requires_grad_(), draws(V, D, seed=1).requires_grad_()
     expected = chunked_cross_entropy(hidden, weight, targets(5))
-    monkeypatch.setattr(torch.Tensor, "scatter_add_", None)  # where the gradient would begin
+    monkeypatch.setattr(torch.Tensor, "__setitem__", None)  # where the gradient would begin
     with torch.no_grad():
         loss = chunked_cross_entropy(hidden, weight, targets(5))
     assert loss == expected
