@@ -239,8 +239,8 @@ for name, work in WORK.items():
     large = name == "article"  # the only one whose vocabulary is
     TASKS[f"{name}-eager"] = {
         "llm_core": Contender(
-            ours(work, chunk=512 if large else None, fused=True),
-            note="fused AdamW" + ", head and loss in chunks of 512" * large,
+            ours(work, chunk=256 if large else None, fused=True),
+            note="fused AdamW" + ", head and loss in chunks of 256" * large,
         ),
         "transformers": Contender(transformers(work)),
         "litgpt": Contender(litgpt(work), peer=True, note=LITGPT),
