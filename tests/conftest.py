@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -16,6 +17,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Every jaxtyping annotation in llm_core is checked at every call, in the tests and only there.
 # This file is loaded before any test, and so before anything imports llm_core.
 _hook = install_import_hook("llm_core", "beartype.beartype")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Run as a reader does, without the shape checks of the tests, so that llm_core's own errors can be seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.hookimpl(wrapper=True)

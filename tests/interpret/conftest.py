@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,11 +79,3 @@ def pair(request, pairs) -> Pair:
 def ids() -> Tensor:
     """Two texts of seven tokens."""
     return torch.randint(31, (2, 7), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def unchecked():
-    """As outside the tests, where the shapes in the signatures are not checked: our own errors are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import jaxtyping
 import pytest
 
 from llm_core.pretrained.bert import find_minilm
 from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Run as a reader does, without the shape checks of the tests, so that llm_core's own errors can be seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
