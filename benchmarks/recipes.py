@@ -66,10 +66,10 @@ RECIPES = {
         rate=partial(warmup_cosine, peak=1e-3, warmup=100, total=STEPS, floor=1e-4),
     ),
     "modern": Recipe(
-        "Llama with QK-norm, F 344 for GPT-2's 512, short convolutions; Muon, peak 0.02, linear to zero",
+        "Llama with QK-norm, F 344 for GPT-2's 512, short convolutions; Muon, peak 0.01, linear to zero",
         model=llama_with_convolutions,
         optimizer=lambda model: Muon(muon_groups(model, 0.1)),
-        rate=partial(warmup_stable_decay, peak=0.02, warmup=100, decay=STEPS - 100, total=STEPS),
+        rate=partial(warmup_stable_decay, peak=0.01, warmup=100, decay=STEPS - 100, total=STEPS),
     ),
 }
 
