@@ -186,9 +186,11 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(damage, tmp_
     with pytest.warns(UserWarning, match=r"going on from .*step-00000002.*step-00000004") as warned, run:  # noqa: PT031
         assert run.step == 2
         assert [record["step"] for record in run.history()] == [0, 1]
+        train(run, 3)
+        assert saved_steps(tmp_path) == [2, 3]  # the damaged one is not one of those to keep
         train(run, 4)
     assert "damaged" in str(warned[0].message) or "cut short" in str(warned[0].message)
-    assert saved_steps(tmp_path) == [2, 4]
+    assert saved_steps(tmp_path) == [3, 4]
     with a_run(tmp_path) as again:
         assert again.step == 4
 
