@@ -209,9 +209,10 @@ def test_other_settings_are_refused_with_their_names(tmp_path):
     with a_run(tmp_path) as run:
         train(run, 2)
     with pytest.raises(RunError, match=r"other settings \(depth: None there, 3 here; lr: 0\.01 there, 0\.02 here\)"):
-        a_run(tmp_path, settings={"lr": 0.02, "depth": 3}).__enter__()
-    with a_run(tmp_path) as run:  # and the lock was given back
+        (refused := a_run(tmp_path, settings={"lr": 0.02, "depth": 3})).__enter__()
+    with a_run(tmp_path) as run:  # and the lock was given back, though `refused` is still there
         assert run.step == 2
+    assert refused.step == 0
 
 
 def test_settings_come_back_as_they_went_though_json_has_no_tuples(tmp_path):
