@@ -5,7 +5,7 @@
                and Muon with a higher learning rate that falls in a straight line to zero
 
 Both see the same batches: 2000 of 12 pieces of 64 characters. The loss is that of the whole validation split, the last
-tenth of the text, in nats a character. Run it with `python benchmarks/recipes.py`; each training takes about a minute.
+tenth of the text, in nats a character. Run it with `python benchmarks/recipes.py`; each training takes some minutes.
 """
 
 from __future__ import annotations

@@ -58,8 +58,7 @@ def cross_entropy(
     Raises:
         ValueError: no target counts, so that there is no mean; or label_smoothing is outside 0 ... 1.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label smoothing is a share, 0 <= share < 1: got {label_smoothing}")
+    _check_smoothing(label_smoothing)
     if ignore_id is not None:
         real = targets != ignore_id
         logits, targets = logits[real], targets[real]
@@ -75,10 +74,16 @@ class CrossEntropy:
     Args:
         ignore_id: targets with this id (padding) do not count.
         label_smoothing: this share of the target's probability is spread evenly over all V tokens.
+
+    Raises:
+        ValueError: label_smoothing is outside 0 ... 1.
     """
 
     ignore_id: int | None = None
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self.label_smoothing)
 
     def total(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """The sum of -ln p(target) over the targets that count, in nats."""
@@ -104,6 +109,11 @@ def _surprises(
     if label_smoothing:
         surprise = (1 - label_smoothing) * surprise + label_smoothing * (log_total - logits.mean(dim=-1))
     return surprise
+
+
+def _check_smoothing(share: float) -> None:
+    if not 0 <= share < 1:
+        raise ValueError(f"label smoothing is a share, 0 <= share < 1: got {share}")
 
 
 def count_targets(targets: Int[Tensor, "*batch"], ignore_id: int | None) -> int:

@@ -6,7 +6,7 @@ the gradient, as AdamW does, and then replaces it by the nearest matrix whose si
     mean = U S V^T        ->        step along U V^T
 
 The singular value decomposition would be slow. Five rounds of a polynomial bring all singular values close to one, with
-nothing but matrix products (Newton-Schulz). They end between 0.7 and 1.2; more exact steps were found to be no better.
+nothing but matrix products (Newton-Schulz). Most end between 0.7 and 1.2, tiny ones below; more rounds are not needed.
 
 It is for the matrices inside the blocks. Embeddings, the output head, norms and biases are left to AdamW, so that one
 optimizer does both (`muon_groups`).

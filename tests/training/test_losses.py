@@ -119,3 +119,9 @@ def test_a_batch_in_which_nothing_counts_adds_nothing():
     total.backward()
     assert total == loss.count(batch) == 0
     assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_smoothing_that_is_no_share_is_refused_when_the_loss_is_made(share):
+    with pytest.raises(ValueError, match=f"0 <= share < 1: got {share}"):
+        CrossEntropy(label_smoothing=share)
