@@ -15,6 +15,7 @@ import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -62,7 +63,26 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def show(fig: Figure, *, alt: str, caption: str, digits: int = 4) -> None:
+# A static figure may carry the data of an interactive one; only the built page knows what to do with this type.
+INTERACTIVE = "application/vnd.llm-core.interactive+json"
+
+
+@dataclass(frozen=True)
+class Interactive:
+    """What the page lets a reader play with in the place of a figure (book/_static/interactive.js draws it).
+
+    In JupyterLab, in Colab, on paper and without scripts the static figure is what one sees.
+
+    Attributes:
+        kind: which of the page's interactive figures.
+        data: its numbers and texts, as plain JSON data. They come from the notebook, like everything the page shows.
+    """
+
+    kind: str
+    data: Mapping[str, Any]
+
+
+def show(fig: Figure, *, alt: str, caption: str, digits: int = 4, interactive: Interactive | None = None) -> None:
     """Show a figure under its caption, and close it.
 
     Two outputs are made. The first holds the image with its alt text, and a fingerprint of what was drawn as plain
@@ -75,6 +95,7 @@ def show(fig: Figure, *, alt: str, caption: str, digits: int = 4) -> None:
         caption: the question that the figure answers, and the answer.
         digits: significant digits of the data that the fingerprint holds. 3 or more: ranges and a hash of all
             points. 1 or 2, where training is involved: ranges only. 0: only what was drawn and how often.
+        interactive: what the built page shows in the figure's place, if scripts run there.
 
     Raises:
         ValueError: alt or caption is empty.
@@ -87,8 +108,11 @@ def show(fig: Figure, *, alt: str, caption: str, digits: int = 4) -> None:
     plt.close(fig)
     picture = base64.b64encode(image.getvalue()).decode()
     width = round(fig.get_figwidth() * PIXELS_PER_INCH)
+    bundle: dict[str, Any] = {"image/png": picture, "text/plain": fingerprint(fig, digits=digits)}
+    if interactive is not None:
+        bundle[INTERACTIVE] = {"kind": interactive.kind, "data": dict(interactive.data)}
     display(
-        {"image/png": picture, "text/plain": fingerprint(fig, digits=digits)},
+        bundle,
         metadata={"image/png": {"alt": " ".join(alt.split()), "width": width}},
         raw=True,
     )
