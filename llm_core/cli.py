@@ -1,10 +1,11 @@
-"""The `llm-core` command: the book's exercises from a terminal.
+"""The `llm-core` command: the book's exercises and parameter studies from a terminal.
 
     llm-core exercise list
     llm-core exercise run 04/01_dot_product_attention -p n_tokens=6
     llm-core exercise run my_copy.ipynb --output executed.ipynb
     llm-core exercise report submissions --format csv
     llm-core exercise solution 04/01_dot_product_attention
+    llm-core study run 03/04_learning_rate -p rate=0.001,0.01 -p seed=0,1 --table mine.csv
 
 The exit status is 0 if everything passed, 1 if something did not, 2 if the command was not understood.
 """
@@ -35,6 +36,8 @@ app = typer.Typer(
 )
 exercise_app = typer.Typer(help="List, run and grade the book's exercises.", no_args_is_help=True)
 app.add_typer(exercise_app, name="exercise")
+study_app = typer.Typer(help="Run a notebook at every point of a grid and collect the results.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
 
 
 class Format(StrEnum):
@@ -151,6 +154,56 @@ def solution(name: Annotated[str, typer.Argument(help="An exercise.", metavar="N
         typer.echo(catalogue.find(name).solution, nl=False)
 
 
+@study_app.command("list")
+def list_studies(format: Formatted = Format.table) -> None:
+    """List the parameter studies with their parameters."""
+    from llm_core.exercises import runner
+
+    rows = []
+    for path in _studies():
+        known = runner.parameters_of(runner.read(path))
+        parameters = " ".join(f"{name}={entry['default']}" for name, entry in known.items())
+        rows.append({"study": _study_name(path), "parameters": parameters, "notebook": str(path)})
+    if rows:
+        _write(rows, format, leave_out=("notebook",))
+    else:
+        typer.echo(_NO_CHAPTERS, err=True)
+
+
+@study_app.command("run")
+def run_study(
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_NOTEBOOK", help="A study, or a notebook's file.")],
+    table: Annotated[Path, typer.Option(help="The file (CSV) that collects the results.", metavar="FILE")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=V1,V2,...", help="A parameter's values; may be repeated."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that one run may take.", metavar="S")] = 600.0,
+    format: Formatted = Format.table,
+) -> None:
+    """Run a study at every combination of the values that its table does not hold yet, and show the table."""
+    from llm_core.exercises import study
+
+    with _usage_errors():
+        path = Path(name)
+        if path.suffix != ".ipynb":
+            known = {_study_name(found): found for found in _studies()}
+            if name not in known:
+                raise ValueError(f"there is no study {name!r}; there are: {', '.join(known) or 'none here'}")
+            path = known[name]
+        grid = {key: [v.strip() for v in values.split(",")] for key, values in _split(parameter).items()}
+        rows = study.sweep(
+            path,
+            grid,
+            table,
+            timeout=timeout,
+            progress=lambda points: tqdm(points, desc="runs", unit="run", leave=False, disable=None),
+        )
+    columns = dict.fromkeys(name for row in rows for name in row)
+    _write([{name: row.get(name, "") for name in columns} for row in rows], format)
+    raise typer.Exit(1 if any(row.get(study.ERROR) for row in rows) else 0)
+
+
 _NO_CHAPTERS = (
     "The exercises' notebooks belong to the book's repository and are not part of the installed package. "
     "Run this in a clone of the repository, or give the file of a notebook."
@@ -161,6 +214,16 @@ def _chapters() -> Path | None:
     """The chapters of the checkout that the package runs from, or of the one we stand in."""
     roots = [Path(llm_core.__file__).parents[1], Path.cwd(), *Path.cwd().parents]
     return next((r / "chapters" for r in roots if any(r.glob("chapters/*_*/exercises/*.ipynb"))), None)
+
+
+def _studies() -> list[Path]:
+    chapters = _chapters()
+    return [] if chapters is None else sorted(chapters.glob("*_*/studies/*.ipynb"))
+
+
+def _study_name(path: Path) -> str:
+    """Such as "03/04_learning_rate"."""
+    return f"{path.parents[1].name[:2]}/{path.stem}"
 
 
 def _notebook(name: str) -> Path:

@@ -4,6 +4,7 @@
     exam.py      the examiner's tools: call the learner's function safely, compare, name the mistake
     catalogue.py where the exercises are: checker, reference solution, wrong solutions, notebook
     runner.py    a learner's notebook run with parameters (papermill), one or a whole folder
+    study.py     parameter studies: a notebook run at every point of a grid, the results in one table
     sNN_*/       one exercise each: checker.py, solution.py, mutants/*.py
 
 A notebook uses two names:

@@ -130,9 +130,9 @@ def typed(given: Mapping[str, str], notebook: NotebookNode) -> dict[str, Any]:
                 f"there is no parameter {name!r}. "
                 + (f"The notebook's parameters are {names}" if known else "The notebook has no parameters")
             )
-        kind = known[name]["type"] or type(_literal(known[name]["default"])).__name__
+        kind = known[name]["type"] or type(literal(known[name]["default"])).__name__
         try:
-            values[name] = _CONVERT.get(kind, _literal)(text)
+            values[name] = _CONVERT.get(kind, literal)(text)
         except ValueError:
             raise ValueError(f"{name} must be {_KINDS.get(kind, kind)}, got {text!r}") from None
     return values
@@ -178,7 +178,7 @@ def run(
 
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "executed.ipynb"
-        trouble = _execute(notebook, copy, values, path.parent, timeout, total_timeout or 3 * timeout, progress)
+        trouble = execute(notebook, copy, values, path.parent, timeout, total_timeout or 3 * timeout, progress)
         executed = _reread(copy)
         result = _judge(path, exercise, values, executed, trouble)
         if output is not None and copy.exists():
@@ -210,7 +210,7 @@ def run_folder(
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     if output is not None:
-        _writable(output)
+        check_writable(output)
     files = sorted(_notebooks(folder, output))
     if not files:
         raise ValueError(f"there are no notebooks (*.ipynb) in {folder}")
@@ -244,7 +244,7 @@ def check_output(output: Path, learners: Path) -> None:
             executed = False
         if not executed:
             raise ValueError(f"{output} is there already and is not an executed copy: choose another place")
-    _writable(output.parent)
+    check_writable(output.parent)
 
 
 class _Engine(NBClientEngine):
@@ -284,7 +284,7 @@ class _Client(PapermillNotebookClient):
 papermill_engines.register("llm_core", _Engine)
 
 
-def _execute(
+def execute(
     notebook: NotebookNode,
     copy: Path,
     values: Mapping[str, Any],
@@ -383,7 +383,12 @@ def _keep(copy: Path, output: Path) -> None:
         raise ValueError(f"the executed copy cannot be written to {output}: {error.strerror}") from error
 
 
-def _writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """See that files can be made in the folder; it is made if it is not there.
+
+    Raises:
+        ValueError: they cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -418,7 +423,12 @@ def _one_line(value: object) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """The value that a text stands for in Python.
+
+    Raises:
+        ValueError: it is no literal.
+    """
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):

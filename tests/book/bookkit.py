@@ -39,7 +39,7 @@ def contents(root: Path = ROOT) -> list[str]:
 
 PAGES = contents()
 NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").is_file()]
-CHAPTERS = [page for page in NOTEBOOKS if "/exercises/" not in page]
+CHAPTERS = [page for page in NOTEBOOKS if "/exercises/" not in page and "/studies/" not in page]
 
 
 def markdown_of(page: str) -> str:

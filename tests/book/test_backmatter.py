@@ -62,8 +62,8 @@ def notebooks() -> list[Path]:
 
 
 def chapters() -> list[Path]:
-    """The chapters, without the exercises."""
-    return [path for path in notebooks() if path.parent.name != "exercises"]
+    """The chapters, without the exercises and studies."""
+    return [path for path in notebooks() if path.parent.name not in {"exercises", "studies"}]
 
 
 def sources() -> dict[Path, str]:

@@ -307,7 +307,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = notebook(tmp_path / "mine.ipynb", PRETEND, CHECK)
-    monkeypatch.setattr(runner, "_execute", lambda *a: pytest.fail("it was run"))
+    monkeypatch.setattr(runner, "execute", lambda *a: pytest.fail("it was run"))
     with pytest.raises(ValueError, match="is a folder"):
         runner.run(path, output=tmp_path)
     with pytest.raises(ValueError, match="cannot be written to"):

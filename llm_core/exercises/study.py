@@ -1,0 +1,161 @@
+"""Parameter studies: one notebook run at every point of a grid, its results collected in one table.
+
+A study is a notebook that measures something at one setting of its parameters cell, and says what it found:
+
+    record(loss=loss)
+
+`sweep` runs it once for each combination of the values given, each run in a kernel of its own, and keeps a table (CSV)
+with a row for each: the parameters, then what was recorded. The table is written after every run, and a combination
+that it already holds is not run again. So an interrupted sweep goes on where it was, and a grid can be widened later.
+
+    notebook    chapters/03_algorithms/studies/04_learning_rate.ipynb
+    table       chapters/03_algorithms/studies/04_learning_rate.csv         the one that the book shows
+    name        03/04_learning_rate
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from IPython.display import display
+
+from llm_core.exercises import runner
+
+MIME = "application/vnd.llm-core.record+json"
+TIMEOUT = 600.0  # seconds for one run
+ERROR = "error"  # the column that says why a run has no results
+
+Row = dict[str, str]
+
+
+def record(**values: float | int | str) -> None:
+    """Say what this run of a study found; `sweep` puts it into the table. In a notebook it is shown as one line.
+
+    Raises:
+        ValueError: nothing is recorded, or under the name that the table keeps for errors.
+    """
+    if not values or ERROR in values:
+        raise ValueError(f"record at least one value by its name, and none as {ERROR!r}: got {list(values)}")
+    text = ", ".join(f"{name} = {value}" for name, value in values.items())
+    display({MIME: values, "text/plain": text}, raw=True)
+
+
+def sweep(
+    path: str | Path,
+    grid: Mapping[str, Sequence[str]],
+    table: str | Path,
+    *,
+    timeout: float = TIMEOUT,
+    progress: Callable[[list[Row]], Iterable[Row]] = iter,
+) -> list[Row]:
+    """Run a study at every combination of the grid that the table does not hold yet; the whole table.
+
+    A run that fails gets a row that says why, and the sweep goes on; the next sweep tries it again.
+
+    Args:
+        path: the study's notebook; it is only read.
+        grid: for each parameter the values it takes, as text. Parameters that are not named keep their defaults.
+        table: the CSV file with the results; made if it is not there.
+        timeout: seconds that one run may take.
+        progress: wraps the list of what is still to be run, for a progress bar.
+
+    Raises:
+        ValueError: the notebook cannot be read, a parameter is unknown, a value is not of its type or given twice, or
+            the table cannot be written or is of another study.
+    """
+    path, table = Path(path), Path(table)
+    if timeout <= 0:
+        raise ValueError(f"a timeout must be a positive number of seconds, got {timeout}")
+    notebook = runner.read(path)
+    points = _points(grid, notebook)
+    rows = read_table(table) if table.exists() else []
+    names = list(runner.parameters_of(notebook))
+    missing = [name for name in names if rows and name not in rows[0]]
+    if missing:
+        raise ValueError(f"{table} is of another study: it has no column {', '.join(missing)}. Give another file")
+    runner.check_writable(table.parent)
+
+    for point in progress([p for p in points if not any(_about(row, p) and not row.get(ERROR) for row in rows)]):
+        outcome = _run(path, {name: point[name] for name in grid}, timeout)
+        clash = sorted(outcome.keys() & point.keys())
+        if clash:
+            outcome = {ERROR: f"the notebook recorded something under the name of a parameter: {', '.join(clash)}"}
+        rows = [*(row for row in rows if not _about(row, point)), {**point, **outcome}]
+        write_table(rows, names, table)
+    return rows
+
+
+def read_table(table: str | Path) -> list[Row]:
+    """The rows of a table, each as text by column.
+
+    Raises:
+        ValueError: the file cannot be read, or a line has more or fewer values than there are columns.
+    """
+    table = Path(table)
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"the table {table} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ValueError(f"line {number} of {table} has not as many values as there are columns: mend or remove it")
+    return rows
+
+
+def write_table(rows: Sequence[Row], parameters: Sequence[str], table: str | Path) -> None:
+    """Write a table whole or not at all: parameters first, then what was recorded, then errors if there are any.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    table = Path(table)
+    recorded = dict.fromkeys(name for row in rows for name in row if name not in parameters and name != ERROR)
+    columns = [*parameters, *recorded] + [ERROR] * any(row.get(ERROR) for row in rows)
+    half = table.with_name(f".{table.name}.part")
+    try:
+        with half.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        half.replace(table)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise ValueError(f"the table cannot be written to {table}: {error.strerror}") from error
+
+
+def _points(grid: Mapping[str, Sequence[str]], notebook: Any) -> list[Row]:
+    """All parameters at every combination, each written in one way: 1e-3 and 0.001 are the same value."""
+    written: dict[str, list[str]] = {}
+    for name, texts in grid.items():
+        values = [str(runner.typed({name: text}, notebook)[name]) for text in texts]
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"the parameter {name!r} needs at least one value, each once: got {', '.join(texts)}")
+        written[name] = values
+    defaults = {name: str(runner.literal(entry["default"])) for name, entry in runner.parameters_of(notebook).items()}
+    return [{**defaults, **dict(zip(written, values, strict=True))} for values in itertools.product(*written.values())]
+
+
+def _about(row: Row, point: Row) -> bool:
+    return all(row[name] == value for name, value in point.items())
+
+
+def _run(path: Path, values: Mapping[str, str], timeout: float) -> Row:
+    """What one run recorded, or why it did not."""
+    notebook = runner.read(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "executed.ipynb"
+        typed = runner.typed(values, notebook)
+        trouble = runner.execute(notebook, copy, typed, path.parent, timeout, timeout, progress=False)
+        if trouble is not None:
+            return {ERROR: trouble[1]}
+        outputs = [output for cell in runner.read(copy).cells for output in cell.get("outputs", [])]
+    found = [output.data[MIME] for output in outputs if MIME in output.get("data", {})]
+    if not found:
+        return {ERROR: "the notebook recorded nothing: record(...) is missing"}
+    return {name: str(value) for name, value in found[-1].items()}
