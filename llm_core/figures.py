@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,10 +77,23 @@ class Interactive:
     Attributes:
         kind: which of the page's interactive figures.
         data: its numbers and texts, as plain JSON data. They come from the notebook, like everything the page shows.
+            Few digits (`round(x, 4)`) keep the notebook small; the page shows two or three.
+
+    Raises:
+        ValueError: the data hold what JSON cannot: a tensor, for one, or a number that is not finite.
     """
 
     kind: str
     data: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        try:
+            json.dumps(dict(self.data), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "the data of an interactive figure are texts, finite numbers, True and False, in lists and "
+                f"dictionaries (`tensor.tolist()` makes lists): {error}"
+            ) from error
 
 
 def show(fig: Figure, *, alt: str, caption: str, digits: int = 4, interactive: Interactive | None = None) -> None:

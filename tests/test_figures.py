@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 
 import matplotlib
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from llm_core import figures
 from llm_core.figures import (
+    Interactive,
     accuracy_by_layer,
     fingerprint,
     head_map,
@@ -232,6 +234,24 @@ def test_show_hands_its_digits_on(shown):
     expected = fingerprint(fig, digits=1)
     show(fig, alt="a", caption="b", digits=1)
     assert shown[0][0]["text/plain"] == expected != fingerprint(fig)
+
+
+# ---- what only the page can draw ----
+
+
+def test_show_hands_the_data_of_an_interactive_figure_on(shown):
+    data = {"widths": [2, 4], "names": ["a", "</script>"], "may": [True, None]}
+    show(lines(), alt="a", caption="b")
+    show(lines(), alt="a", caption="b", interactive=Interactive("dk", data))
+    (plain, plain_rest), (rich, rich_rest) = shown[0], shown[2]
+    assert rich.pop(figures.INTERACTIVE) == {"kind": "dk", "data": data}
+    assert (rich, rich_rest) == (plain, plain_rest)  # the picture and its fingerprint are what they are without
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(2), np.float32(1.0), math.nan, math.inf, {1, 2}, b"x"])
+def test_interactive_data_are_plain_json(wrong):
+    with pytest.raises(ValueError, match=r"texts, finite numbers.*tolist"):
+        Interactive("dk", {"widths": [2, wrong]})
 
 
 # ---- heat_map ----

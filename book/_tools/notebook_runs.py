@@ -182,7 +182,8 @@ def validate(
     path: Path, *, threads: int = 1, portable: bool = False, limit: float = MEGABYTES, timeout: float = HARD_SECONDS
 ) -> Run:
     """Run a notebook with nbval in a process of its own, and hold fresh outputs against stored ones."""
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-c", str(TOOLS / "nbval.ini")]
+    command = [sys.executable, str(TOOLS / "nbval_run.py"), "--nbval", "--nbval-current-env"]
+    command += ["-c", str(TOOLS / "nbval.ini")]
     command += [f"--nbval-cell-timeout={timeout:.0f}", "--nbval-kernel-startup-timeout=120"]
     command += ["-q", "--tb=short", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout"]
     command += [f"--rootdir={path.resolve().parent}", str(path.resolve())]

@@ -22,8 +22,8 @@ leaves at the bottom comes in at the top), then every row by a hash of the row, 
 no two numbers ever meet. This is a Feistel network with addition modulo the table's sides. A few cells of the table lie
 beyond W - 1; a number that lands there is sent through again until it lands inside (cycle walking).
 
-Source: Black and Rogaway 2002 (both ideas); Steele, Lea and Flood 2014 (the hash). Taught, once it is written, in
-03_algorithms/04_training, and used in 05_project/02_wikipedia and 05_project/04_train.
+Source: Black and Rogaway 2002 (both ideas); Steele, Lea and Flood 2014 (the hash). Taught in
+chapters/03_algorithms/04_training, and used, once they are written, in 05_project/02_wikipedia and 04_train.
 """
 
 from __future__ import annotations

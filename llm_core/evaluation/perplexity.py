@@ -16,7 +16,7 @@ that reaches it, and after the first window each has at least context - stride +
                                window 2      2 3 4 5         targets         5 6
                                window 3          4 5 6 7     targets             7 8
 
-Taught, once it is written, in 04_mathematics/05_likelihood_and_perplexity.
+Taught in chapters/04_mathematics/05_likelihood_and_perplexity.
 """
 
 from __future__ import annotations

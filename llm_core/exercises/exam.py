@@ -158,7 +158,7 @@ class Exam:
                 ) from None
             raise _raised(name, error, lines) from None
         for place, (given, now) in enumerate(zip(arguments, kept, strict=True)):
-            same = torch.equal(given, now) if isinstance(given, Tensor) else given == now
+            same = _unchanged(given, now) if isinstance(given, Tensor) else given == now
             if not same:
                 raise wrong(
                     "input_changed",
@@ -183,6 +183,19 @@ class Exam:
         if not isinstance(result, Tensor):
             raise _not(result, f"a tensor for {what}")
         return result
+
+    def number(self, result: Any, what: str) -> Tensor:
+        """The result as a number in float64; Python's numbers will do, and tensors and arrays with one number."""
+        if isinstance(result, int | float) and not isinstance(result, bool):
+            try:
+                return torch.tensor(float(result), dtype=torch.float64)
+            except OverflowError:
+                return torch.tensor(float("inf"), dtype=torch.float64)
+        if isinstance(result, Tensor | np.ndarray | np.generic):
+            found = self.tensor(result, what)
+            if found.numel() == 1:
+                return found.detach().double().reshape(())
+        raise _not(result, f"one number for {what}")
 
     def compare(
         self,
@@ -318,6 +331,11 @@ class Exam:
             "every intermediate step.",
             about=what,
         )
+
+
+def _unchanged(given: Tensor, now: Tensor) -> bool:
+    """Whether all numbers are as they were; torch.equal would say that NaN is not."""
+    return given.shape == now.shape and bool(((given == now) | (given.isnan() & now.isnan())).all())
 
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")

@@ -158,4 +158,4 @@ def _run(path: Path, values: Mapping[str, str], timeout: float) -> Row:
     found = [output.data[MIME] for output in outputs if MIME in output.get("data", {})]
     if not found:
         return {ERROR: "the notebook recorded nothing: record(...) is missing"}
-    return {name: str(value) for name, value in found[-1].items()}
+    return {name: str(value) for recorded in found for name, value in recorded.items()}

@@ -1,6 +1,6 @@
 """Batches: from token ids to (inputs, targets), where the target of each position is the token after it.
 
-Taught in chapters/03_algorithms/06_three_sentences and, once it is written, in 03_algorithms/04_training.
+Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ of one. A SHA-256 of all it holds finds a file that was damaged later.
 
 Resuming from a checkpoint gives, on the same machine, the same bits as a run that was never stopped.
 
-Used in chapters/03_algorithms/06_three_sentences; taught, once it is written, in 03_algorithms/04_training.
+Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Schedules: the learning rate of each step, as pure functions of the step. Steps count from 0.
 
-Used in chapters/03_algorithms/06_three_sentences; taught, once it is written, in 03_algorithms/04_training.
+Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
 """
 
 from __future__ import annotations

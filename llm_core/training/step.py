@@ -3,7 +3,7 @@
     for each part of the batch      forward and backward; the gradients add up
     all parameters                  clip the gradient, set the learning rate, update
 
-Taught in chapters/03_algorithms/06_three_sentences and, once it is written, in 03_algorithms/04_training.
+Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
 """
 
 from __future__ import annotations

@@ -138,6 +138,9 @@ BIBLIOGRAPHY = """\
 }
 """
 
+# The type of an interactive figure's data.
+INTERACTIVE = "application/vnd.llm-core.interactive+json"
+
 # One transparent pixel.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
@@ -154,11 +157,12 @@ def notebook(*cells: Any) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
 
 
-def image(alt: str | None = "A square.") -> nbformat.NotebookNode:
-    """The image output of `llm_core.figures.show`."""
+def image(alt: str | None = "A square.", *, data: tuple[str, Any] | None = None) -> nbformat.NotebookNode:
+    """The image output of `llm_core.figures.show`; `data` are the kind and the data of an interactive figure."""
+    interactive = {} if data is None else {INTERACTIVE: {"kind": data[0], "data": data[1]}}
     return nbformat.v4.new_output(
         "display_data",
-        {"image/png": PIXEL, "text/plain": "figure"},
+        {"image/png": PIXEL, "text/plain": "figure", **interactive},
         metadata={"image/png": {"alt": alt} if alt else {}},
     )
 

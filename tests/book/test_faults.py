@@ -39,6 +39,15 @@ FAULTS: dict[str, tuple[str | nbformat.NotebookNode, str]] = {
     "no alt text in Markdown": ("# T\n\n![](references.bib)", "alternative text"),
     "no alt text in an output": (notebook("# T", [image(None)]), "alternative text"),
     "caption without an image": (notebook("# T", [caption("Nothing above.")]), "does not follow an image"),
+    "interactive figure without a caption": (notebook("# T", [image(data=("dk", {}))]), "has no caption"),
+    "no such interactive figure": (
+        notebook("# T", [image(data=("nonsense", {})), caption("It.")]),
+        "no interactive figure of the kind 'nonsense'",
+    ),
+    "interactive figure of what is no number": (
+        notebook("# T", [image(data=("dk", {"scores": float("nan")})), caption("It.")]),
+        "a NaN or an infinity",
+    ),
     "diagram without a name": ("# T\n\n```mermaid\nflowchart LR\n  A --> B\n```", "has no name"),
     "diagram that cannot be drawn": (
         "# T\n\n```mermaid\nflowchart LR\n  accTitle: N\n  A[ --> B\n```",

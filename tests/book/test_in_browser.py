@@ -143,7 +143,7 @@ def look(browser: Any, base: str, name: str, theme: str) -> Visit:
     visit.theme = page.evaluate("document.documentElement.dataset.theme")
     visit.formulas = page.evaluate(FORMULAS)
     visit.diagrams = page.evaluate(DIAGRAM_WORDS)
-    figure = page.locator("article figure img, article .cell_output img").first
+    figure = page.locator("article figure img:visible, article .cell_output img:visible").first
     if figure.count():
         visit.paper, visit.page_colour = corners(page, figure)
     visit.sticking_out["desktop"] = page.evaluate(STICKING_OUT)

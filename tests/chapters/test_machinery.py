@@ -140,6 +140,30 @@ def test_a_changed_figure_fails_though_its_code_and_picture_are_the_stored_ones(
     assert "text/plain" in run.output
 
 
+def test_the_numbers_of_an_interactive_figure_are_not_compared_but_its_picture_is(write: Callable[..., Path]):
+    """Rounded, they may differ in the last digit on another processor."""
+    source = FIGURE.replace("show(fig,", 'show(fig, interactive=Interactive("dk", {"height": height}),')
+    path = write(source.replace("import show", "import Interactive, show"))
+    assert tool("execute", path).returncode == 0
+    kind = "application/vnd.llm-core.interactive+json"
+
+    def last_digit(notebook: dict) -> None:
+        notebook["cells"][2]["outputs"][0]["data"][kind]["data"]["height"][0] = 1.0001
+
+    edit(path, last_digit)
+    run = runs.validate(path)
+    assert run.ok, run.output
+
+    def other_picture(notebook: dict) -> None:
+        text = notebook["cells"][2]["outputs"][0]["data"]["text/plain"]
+        notebook["cells"][2]["outputs"][0]["data"]["text/plain"] = [*text, "more"]
+
+    edit(path, other_picture)
+    run = runs.validate(path)
+    assert not run.ok
+    assert "text/plain" in run.output
+
+
 def test_a_warning_that_was_not_there_fails(write: Callable[..., Path]):
     path = write("import warnings\nprint(1)")
     tool("execute", path)

@@ -11,22 +11,38 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from work import EXERCISES, FUNCTIONS, PARAMETERS, cell_of, examined, learners_notebook, load, names
 
 from llm_core.exercises import catalogue, check, draw
 from llm_core.exercises.catalogue import Exercise
 from llm_core.exercises.exam import Exam
 from llm_core.exercises.s03_01_self_attention import checker as self_attention_checker
+from llm_core.exercises.s03_02_residual_block import checker as residual_block_checker
+from llm_core.exercises.s03_03_rope import checker as rope_checker
+from llm_core.exercises.s03_04_training_step import checker as training_step_checker
+from llm_core.exercises.s03_05_sampling import checker as sampling_checker
 from llm_core.exercises.s03_06_three_sentences import checker as three_sentences_checker
+from llm_core.exercises.s03_07_data_parallel import checker as data_parallel_checker
 from llm_core.exercises.s04_01_dot_product_attention import checker as dot_product_checker
 from llm_core.exercises.s04_03_worked_example import checker as worked_example_checker
 from llm_core.layers.attention import MultiHeadAttention, attention
+from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.masks import causal
+from llm_core.layers.positions import Alibi, Rope
+from llm_core.training.batches import shift
+from llm_core.training.losses import CrossEntropy
+from llm_core.training.step import train_step
 
+BLOCK = catalogue.find("03/02_residual_block")
 DOT = catalogue.find("04/01_dot_product_attention")
 SELF = catalogue.find("03/01_self_attention")
 EXAMPLE = catalogue.find("04/03_worked_example")
+ROPE = catalogue.find("03/03_rope")
+SAMPLING = catalogue.find("03/05_sampling")
 SENTENCES = catalogue.find("03/06_three_sentences")
+PARALLEL = catalogue.find("03/07_data_parallel")
+TRAINING = catalogue.find("03/04_training_step")
 
 MUTANTS = [(exercise, mutant) for exercise in EXERCISES for mutant in exercise.mutants]
 
@@ -104,7 +120,7 @@ def test_the_untouched_stub_gets_a_friendly_answer(exercise: Exercise):
     assert "Not started yet" in report.to_markdown()
 
 
-@pytest.mark.parametrize("exercise", [EXAMPLE, SENTENCES], ids=names)
+@pytest.mark.parametrize("exercise", [EXAMPLE, SAMPLING, SENTENCES], ids=names)
 def test_half_of_the_work_is_half_of_the_report(exercise: Exercise):
     stub = cell_of(learners_notebook(exercise), "stub").source
     second = stub[stub.index(f"def {FUNCTIONS[exercise.name][1]}") :]
@@ -142,10 +158,23 @@ def test_a_checker_that_accepts_everything_is_noticed(monkeypatch: pytest.Monkey
     [
         (dot_product_checker, "MISTAKES", DOT),
         (self_attention_checker, "MISTAKES", SELF),
+        (residual_block_checker, "NORM", BLOCK),
+        (residual_block_checker, "DROPOUT", BLOCK),
+        (residual_block_checker, "BLOCK", BLOCK),
         (worked_example_checker, "ONE_HEAD", EXAMPLE),
         (worked_example_checker, "TWO_HEADS", EXAMPLE),
+        (rope_checker, "ROTATE", ROPE),
+        (rope_checker, "ALIBI", ROPE),
+        (training_step_checker, "CLIP", TRAINING),
+        (training_step_checker, "STEP", TRAINING),
+        (sampling_checker, "FILTERS", SAMPLING),
+        (sampling_checker, "JUDGE", SAMPLING),
         (three_sentences_checker, "BATCH", SENTENCES),
         (three_sentences_checker, "LOSS", SENTENCES),
+        (data_parallel_checker, "MEAN", PARALLEL),
+        (data_parallel_checker, "RING", PARALLEL),
+        (data_parallel_checker, "STEP", PARALLEL),
+        (data_parallel_checker, "SCALE", PARALLEL),
     ],
     ids=lambda value: getattr(value, "name", None) if isinstance(value, Exercise) else None,
 )
@@ -196,6 +225,43 @@ def test_self_attention_agrees_with_the_package_and_with_torch(n_heads: int):
     torch.testing.assert_close(output.detach(), right, atol=1e-4, rtol=1e-4)
 
 
+def test_the_residual_block_agrees_with_the_package_and_with_torch():
+    x, D = torch.randn(2, 5, 8), 8
+    theirs = nn.TransformerEncoderLayer(D, 2, 16, dropout=0.0, batch_first=True, norm_first=True)
+    for norm in (theirs.norm1, theirs.norm2):
+        nn.init.normal_(norm.weight, mean=2.0)
+
+    class Attend(nn.Module):
+        def forward(self, y: Tensor, mask: Any = None, cache: Any = None) -> Tensor:
+            return theirs.self_attn(y, y, y, need_weights=False)[0]
+
+    feed_forward = nn.Sequential(theirs.linear1, nn.ReLU(), theirs.linear2)
+    pieces: Any = (Attend(), feed_forward, (theirs.norm1, theirs.norm2), lambda y: y)
+    right = residual_block_checker.reference(x, *pieces)
+    torch.testing.assert_close(right, theirs(x), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(residual_block_checker.block_variant(x, *pieces), right)
+    torch.testing.assert_close(PreNormBlock(*pieces[:3])(x), right)
+    post = nn.TransformerEncoderLayer(D, 2, 16, dropout=0.0, batch_first=True, norm_first=False)
+    post.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(
+        residual_block_checker.block_variant(x, *pieces, place="post"), post(x), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_training_step_agrees_with_the_package():
+    checker = training_step_checker
+    task = checker.draw(0, 3, 6, 9)
+    loss, weights = checker.reference(task, checker._sgd, 0.05)
+    model, optimizer = checker._ready(task, checker._sgd, 0.0)
+    parts = [shift(part) for part in task.parts]
+    record = train_step(model, parts, optimizer, lr=0.5, loss=CrossEntropy(ignore_id=0), max_norm=0.05)
+    torch.testing.assert_close(torch.tensor(record.loss), loss)
+    torch.testing.assert_close(checker._weights(model), weights)
+    for what, right in (("loss", loss), ("weights", weights)):
+        ours = checker.step_variant(task, checker._sgd, 0.3, 0.05, what)
+        torch.testing.assert_close(ours, right)
+
+
 def test_the_worked_example_by_hand():
     Q, K = torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([[3.0, 1.0], [0.0, 2.0]])
     V = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -206,6 +272,21 @@ def test_the_worked_example_by_hand():
     torch.testing.assert_close(right["output"], right["weights"] @ V)
     for step, value in right.items():
         torch.testing.assert_close(worked_example_checker.one_head_variant(Q, K, V, step), value)
+
+
+@pytest.mark.parametrize("base", [10.0, 10_000.0])
+def test_rope_agrees_with_the_package_and_with_transformers(base: float):
+    x, positions = torch.randn(2, 3, 5, 8), torch.arange(7, 12)
+    ours = rope_checker.rotate_reference(x, positions, base)
+    torch.testing.assert_close(rope_checker.rotate_variant(x, positions, base), ours, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(Rope(8, 20, base=base)(x, 7), ours, atol=1e-5, rtol=1e-4)
+    angles = torch.outer(positions, base ** -(torch.arange(0, 8, 2) / 8)).repeat(1, 2)[None]
+    theirs, _ = apply_rotary_pos_emb(x, x, angles.cos(), angles.sin())
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+    for n_heads, T, S in [(1, 1, 1), (4, 3, 3), (8, 2, 6)]:
+        bias = rope_checker.alibi_reference(n_heads, T, S)
+        torch.testing.assert_close(rope_checker.alibi_variant(n_heads, T, S), bias)
+        torch.testing.assert_close(Alibi(n_heads)(T, S), bias)
 
 
 def test_the_batch_by_hand():
@@ -280,6 +361,14 @@ def test_an_error_of_not_implemented_from_a_library_is_no_stub():
 def test_something_that_is_no_function(thing: Any):
     report = check(DOT.name, attention=thing, **PARAMETERS[DOT.name][0])
     assert [finding.id for finding in report.findings] == ["not_a_function"]
+
+
+def test_an_input_with_nan_in_it_counts_as_unchanged_if_it_is():
+    given, exam = torch.tensor([1.0, float("nan"), float("inf")]), Exam(DOT.name, {})
+    assert exam.call(lambda x: x.isfinite().sum(), given).item() == 1
+    with exam.part("changed"):
+        exam.call(lambda x: x.nan_to_num_(), given)
+    assert [finding.id for finding in exam.report().findings] == ["input_changed"]
 
 
 def test_the_wrong_number_of_arguments():

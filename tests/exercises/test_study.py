@@ -110,6 +110,11 @@ def test_a_run_without_a_result_says_why(tmp_path: Path, cell: str, message: str
     assert re.search(message, row["error"])
 
 
+def test_a_run_may_record_several_times(tmp_path: Path):
+    (row,) = sweep(a_study(tmp_path, RECORD, RECORD.replace("loss=", "more=")), {}, tmp_path / "table.csv")
+    assert (row["loss"], row["more"]) == ("0.2", "0.2")
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [

@@ -24,11 +24,53 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"seed": 2, "n_tokens": 7, "d_model": 12, "n_heads": 3},
         {"seed": 3, "n_tokens": 17, "d_model": 32, "n_heads": 8},
     ],
+    "03/02_residual_block": [
+        {"seed": 0, "n_tokens": 4, "d_model": 6, "p": 0.25},
+        {"seed": 1, "n_tokens": 1, "d_model": 1, "p": 0.0},
+        {"seed": 2, "n_tokens": 7, "d_model": 9, "p": 0.5},
+        {"seed": 3, "n_tokens": 40, "d_model": 64, "p": 0.9},
+    ],
+    "03/03_rope": [
+        {"seed": 0, "n_heads": 2, "n_tokens": 5, "d_head": 8, "base": 100.0},
+        {"seed": 1, "n_heads": 1, "n_tokens": 1, "d_head": 2, "base": 2.0},
+        {"seed": 2, "n_heads": 4, "n_tokens": 7, "d_head": 6, "base": 10_000.0},
+        {"seed": 3, "n_heads": 16, "n_tokens": 40, "d_head": 64, "base": 500_000.0},
+    ],
+    "03/04_training_step": [
+        {"seed": 0, "n_parts": 3, "max_length": 7, "n_words": 9},
+        {"seed": 1, "n_parts": 1, "max_length": 1, "n_words": 1},
+        {"seed": 2, "n_parts": 5, "max_length": 4, "n_words": 2},
+        {"seed": 3, "n_parts": 8, "max_length": 24, "n_words": 200},
+    ],
+    "03/05_sampling": [
+        {"seed": 0, "batch_size": 3, "vocab_size": 8, "temperature": 0.8, "top_k": 5, "top_p": 0.9},
+        {"seed": 1, "batch_size": 1, "vocab_size": 1, "temperature": 1.0, "top_k": 1, "top_p": 1.0},
+        {"seed": 2, "batch_size": 2, "vocab_size": 5, "temperature": 2.0, "top_k": 4, "top_p": 0.5},
+        {"seed": 3, "batch_size": 16, "vocab_size": 200, "temperature": 0.3, "top_k": 50, "top_p": 0.95},
+    ],
     "03/06_three_sentences": [
         {"seed": 0, "batch_size": 3, "max_length": 5, "n_words": 12},
         {"seed": 1, "batch_size": 1, "max_length": 1, "n_words": 1},
         {"seed": 2, "batch_size": 8, "max_length": 2, "n_words": 3},
         {"seed": 3, "batch_size": 12, "max_length": 20, "n_words": 300},
+    ],
+    "04/06_compute": [
+        {"seed": 0, "vocab_size": 300, "n_layers": 4, "n_heads": 8, "n_kv_heads": 2, "d_model": 64, "d_ff": 160},
+        {"seed": 1, "vocab_size": 1, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "d_model": 1, "d_ff": 1},
+        {"seed": 2, "vocab_size": 50, "n_layers": 3, "n_heads": 5, "n_kv_heads": 5, "d_model": 15, "d_ff": 7},
+        {"seed": 3, "vocab_size": 512, "n_layers": 30, "n_heads": 9, "n_kv_heads": 3, "d_model": 288, "d_ff": 512},
+    ],
+    "04/05_perplexity": [
+        {"seed": 0, "n_tokens": 5, "vocab_size": 8, "n_batches": 3},
+        {"seed": 1, "n_tokens": 1, "vocab_size": 2, "n_batches": 1},
+        {"seed": 2, "n_tokens": 2, "vocab_size": 50, "n_batches": 2},
+        {"seed": 3, "n_tokens": 40, "vocab_size": 300, "n_batches": 12},
+    ],
+    "03/07_data_parallel": [
+        {"seed": 0, "n_workers": 4, "n_weights": 6},
+        {"seed": 1, "n_workers": 1, "n_weights": 1},
+        {"seed": 2, "n_workers": 2, "n_weights": 3},
+        {"seed": 3, "n_workers": 16, "n_weights": 200},
     ],
     "04/01_dot_product_attention": [
         {"seed": 0, "n_tokens": 4, "d_k": 4, "d_v": 3, "causal": False},
@@ -45,8 +87,15 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
 }
 
 FUNCTIONS = {
+    "04/06_compute": ("n_parameters", "forward_flops", "cache_bytes"),
+    "04/05_perplexity": ("token_losses", "perplexity", "bits_per_byte"),
     "03/01_self_attention": ("self_attention",),
+    "03/02_residual_block": ("layer_norm", "dropout", "pre_norm_block"),
+    "03/03_rope": ("rotate", "alibi_bias"),
+    "03/04_training_step": ("clip", "training_step"),
+    "03/05_sampling": ("next_token_probabilities", "judge"),
     "03/06_three_sentences": ("make_batch", "mean_loss"),
+    "03/07_data_parallel": ("all_reduce_mean", "ring_bytes", "scaled_step"),
     "04/01_dot_product_attention": ("attention",),
     "04/03_worked_example": ("one_head", "two_heads"),
 }

@@ -3,6 +3,7 @@
     mathjax      formulas from a local copy of MathJax
     mermaid      diagrams drawn as SVG while the book is built
     figures      an image output and its caption become one numbered figure; no image without alt text
+    interactive  figures that a reader can play with, where scripts run
     admonitions  boxes with a title of their own, `:::{tip} Title`, as JupyterLab shows them
     links        links to labels and citations on other pages, checked
     bibliography author-year citations
@@ -11,18 +12,35 @@
     repository   launch, edit and issue buttons follow the clone's own remote
     colab        copies of the notebooks for Google Colab, beside the book
 
-`links` and `colab` use `markdown` (MyST to plain Markdown); `repository` says where all of it lives.
+`figures` and `colab` use `interactive`, `links` and `colab` use `markdown` (MyST to plain Markdown); `repository`
+says where all of it lives.
 """
 
 from typing import Any
 
 from sphinx.application import Sphinx
 
-from bookext import admonitions, bibliography, colab, figures, links, mathjax, mermaid, numbering, offline, repository
+from bookext import (
+    admonitions,
+    bibliography,
+    colab,
+    figures,
+    interactive,
+    links,
+    mathjax,
+    mermaid,
+    numbering,
+    offline,
+    repository,
+)
+
+PARTS = (
+    mathjax, mermaid, figures, interactive, admonitions, links, bibliography, numbering, offline, repository, colab,
+)  # fmt: skip
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register every part with Sphinx."""
-    for part in (mathjax, mermaid, figures, admonitions, links, bibliography, numbering, offline, repository, colab):
+    for part in PARTS:
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from bookext.bibliography import read_bibliography
+from bookext.interactive import INTERACTIVE
 from bookext.markdown import Notebook
 from bookext.mermaid import draw
 from bookext.repository import Place
@@ -86,6 +87,7 @@ def colab_copy(
             if cell.cell_type == "markdown":
                 cell.source = state.plain(cell.source)
             for output in cell.get("outputs", ()):
+                output.get("data", {}).pop(INTERACTIVE, None)  # only the page's own scripts can draw it
                 if "text/markdown" in output.get("data", {}):
                     output.data["text/markdown"] = state.plain(_joined(output.data["text/markdown"]))
         except ValueError as error:

@@ -14,6 +14,8 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
+from bookext import interactive
+
 logger = logging.getLogger(__name__)
 
 CAPTION_MARK = "Figure."
@@ -60,9 +62,9 @@ def _words(paragraph: nodes.Element) -> list[nodes.Node]:
     return [child for child in paragraph.children if child.astext() or not isinstance(child, nodes.Text)]
 
 
-def make_figure(image_part: nodes.container, caption_part: nodes.container, identity: str) -> nodes.figure:
-    """A figure of the image, with the caption's first paragraph below it and the others as a legend."""
-    image = next(iter(image_part.findall(nodes.image)))
+def make_figure(bundle: nodes.container, caption_part: nodes.container, identity: str) -> nodes.figure:
+    """A figure of the bundle's image, with the caption's first paragraph below it and the others as a legend."""
+    image = next(iter(bundle.findall(nodes.image)))
     paragraph = caption_part[0]
     assert isinstance(paragraph, nodes.paragraph)
     words = _words(paragraph)[1:]
@@ -70,7 +72,7 @@ def make_figure(image_part: nodes.container, caption_part: nodes.container, iden
         words[0] = nodes.Text(words[0].lstrip())
     caption = nodes.caption("", "", *words)
     caption.source, caption.line = paragraph.source, paragraph.line
-    figure = nodes.figure("", image, caption, ids=[identity])
+    figure = nodes.figure("", image, *interactive.data_of(bundle), caption, ids=[identity])
     figure.source, figure.line = paragraph.source, paragraph.line
     if len(caption_part) > 1:
         figure += nodes.legend("", *caption_part.children[1:])
@@ -94,7 +96,7 @@ class CaptionedOutputs(SphinxTransform):
                 if image_part is None or caption_part is None or not is_caption(caption_part):
                     continue
                 count += 1
-                figure = make_figure(image_part, caption_part, f"figure-{count}")
+                figure = make_figure(image_bundle, caption_part, f"figure-{count}")
                 self.document.note_explicit_target(figure, figure)
                 output.replace(image_bundle, figure)
                 output.remove(caption_bundle)

@@ -1,0 +1,27 @@
+"""pytest with nbval, told what not to compare: notebook_runs.py starts it for one notebook.
+
+The numbers of an interactive figure are not compared: rounded to their last digit, they may differ on another
+processor. The figure's fingerprint is, beside them in the same output.
+"""
+
+import sys
+from typing import Any
+
+import pytest
+
+# As in llm_core/figures.py.
+UNCOMPARED = ("application/vnd.llm-core.interactive+json",)
+
+
+class LessToCompare:
+    """nbval asks each notebook for the types that it skips."""
+
+    def pytest_collectstart(self, collector: Any) -> None:
+        """Add ours to its own."""
+        if hasattr(collector, "skip_compare"):
+            collector.skip_compare += UNCOMPARED
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder: a notebook's own imports and pytest's have no business here
+    sys.exit(pytest.main(sys.argv[1:], plugins=[LessToCompare()]))

@@ -1,0 +1,1 @@
+"""Exercise 03/02: layer norm, dropout and the pre-norm block."""

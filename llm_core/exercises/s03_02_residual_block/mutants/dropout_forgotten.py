@@ -1,0 +1,15 @@
+"""Uses `drop` in its first line only."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+
+def pre_norm_block(
+    x: Tensor, attention: Function, feed_forward: Function, norms: tuple[Function, Function], drop: Function
+) -> Tensor:
+    """The block, wrong in one place."""
+    x = x + drop(attention(norms[0](x)))
+    return x + feed_forward(norms[1](x))

@@ -1,0 +1,15 @@
+"""Drops the sums."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+
+def pre_norm_block(
+    x: Tensor, attention: Function, feed_forward: Function, norms: tuple[Function, Function], drop: Function
+) -> Tensor:
+    """The block, wrong in one place."""
+    x = drop(x + attention(norms[0](x)))
+    return drop(x + feed_forward(norms[1](x)))

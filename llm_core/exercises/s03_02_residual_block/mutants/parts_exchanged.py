@@ -1,0 +1,15 @@
+"""Feeds forward first."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+
+def pre_norm_block(
+    x: Tensor, attention: Function, feed_forward: Function, norms: tuple[Function, Function], drop: Function
+) -> Tensor:
+    """The block, wrong in one place."""
+    x = x + drop(feed_forward(norms[1](x)))
+    return x + drop(attention(norms[0](x)))

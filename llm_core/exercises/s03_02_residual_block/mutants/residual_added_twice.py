@@ -1,0 +1,15 @@
+"""Adds the stream again at the end."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+
+def pre_norm_block(
+    x: Tensor, attention: Function, feed_forward: Function, norms: tuple[Function, Function], drop: Function
+) -> Tensor:
+    """The block, wrong in one place."""
+    h = x + drop(attention(norms[0](x)))
+    return x + h + drop(feed_forward(norms[1](h)))

@@ -1,0 +1,16 @@
+"""Returns what attention added as well."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+
+def pre_norm_block(
+    x: Tensor, attention: Function, feed_forward: Function, norms: tuple[Function, Function], drop: Function
+) -> Tensor:
+    """The block, wrong in one place."""
+    a = drop(attention(norms[0](x)))
+    x = x + a
+    return x + drop(feed_forward(norms[1](x))), a  # type: ignore[return-value]

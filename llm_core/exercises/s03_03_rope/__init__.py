@@ -1,0 +1,1 @@
+"""Exercise 03/03: rotary positions and linear biases."""

@@ -1,0 +1,14 @@
+"""The first pair is pair 1."""
+
+import torch
+from torch import Tensor
+
+
+def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
+    """A rotation, wrong in one place."""
+    E = x.shape[-1]
+    theta = base ** (-2 * torch.arange(1, E // 2 + 1) / E)
+    angles = positions[:, None] * theta
+    cos, sin = angles.cos(), angles.sin()
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

@@ -1,0 +1,1 @@
+"""Exercise 03/04: clipping, and a training step that learns from a batch in parts."""

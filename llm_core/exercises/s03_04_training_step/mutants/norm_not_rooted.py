@@ -1,0 +1,10 @@
+"""Forgets the root."""
+
+import torch
+from torch import Tensor
+
+
+def clip(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
+    """The clipped gradients, wrong in one place."""
+    norm = torch.stack([(gradient**2).sum() for gradient in gradients]).sum()
+    return [(max_norm / norm).clamp(max=1.0) * gradient for gradient in gradients]

@@ -1,0 +1,10 @@
+"""Divides what all targets add up to by the number of workers."""
+
+from torch import Tensor
+
+
+def all_reduce_mean(gradients: Tensor, counts: Tensor) -> Tensor:
+    """The exchange, wrong in one place."""
+    shape = (-1, *[1] * (gradients.ndim - 1))
+    total = (counts.view(shape) * gradients).sum(0)
+    return (total / len(counts)).expand_as(gradients).clone()

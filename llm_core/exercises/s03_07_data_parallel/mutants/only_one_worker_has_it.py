@@ -1,0 +1,11 @@
+"""A reduce: the first worker alone gets the mean."""
+
+import torch
+from torch import Tensor
+
+
+def all_reduce_mean(gradients: Tensor, counts: Tensor) -> Tensor:
+    """The exchange, wrong in one place."""
+    shape = (-1, *[1] * (gradients.ndim - 1))
+    total = (counts.view(shape) * gradients).sum(0)
+    return torch.cat([(total / counts.sum())[None], gradients[1:]])

@@ -1,0 +1,1 @@
+"""Exercise 04/06: parameters, FLOPs and bytes of a Llama, from its sizes."""

@@ -1,0 +1,620 @@
+"""The interactive figures in headless Chromium: what they show is what PyTorch computes from the same data.
+
+A tiny book with a figure of each kind is opened from disk; the chapters' own figures are then held to the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from bookext.colab import colab_copy
+from bookext.interactive import INTERACTIVE, KINDS, page_json
+from bookext.repository import Place
+from bookkit import PAGES, ROOT, Site, build_book, caption, image, notebook, small_book
+from test_in_browser import AXE, STICKING_OUT, UNREACHABLE, open_page
+
+from llm_core import figures
+from llm_core.generation.sampling import Sampler
+from llm_core.layers.attention import attention, attention_weights, softmax
+
+pytestmark = pytest.mark.browser
+
+# --- a book with one figure of each kind -----------------------------------------------------------------------------
+
+
+def rounded(numbers: torch.Tensor) -> Any:
+    return [rounded(row) if row.ndim else round(row.item(), 4) for row in numbers]
+
+
+def example_data() -> dict[str, Any]:
+    """Data as a notebook hands them over, with what is hard: ties, texts that look like HTML, nothing to read."""
+    draw = torch.Generator().manual_seed(3)
+    widths = [2**n for n in range(1, 11)]
+    q, k = torch.randn(1024, generator=draw), torch.randn(16, 1024, generator=draw)
+    logits = 2 * torch.randn(70, generator=draw)
+    logits[10:14] = logits[10]  # equals, and more than one of them
+    logits[20] = logits[21] = logits.max() + 0.1
+    tokens = [chr(ord("0") + n) for n in range(70)]
+    tokens[20], tokens[21], tokens[1], tokens[2] = "</script><b>", "<!--<script>", " ", "\n"
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    mask[2] = torch.tensor([True, False, True, False, True])
+    mask[1] = False  # may read nothing
+    q5, k5, v5 = (rounded(torch.randn(5, size, generator=draw)) for size in (4, 4, 3))
+    return {
+        "dk": {"widths": widths, "scores": [rounded(k[:, :width] @ q[:width]) for width in widths]},
+        "sampling": {
+            "context": 'To be & <not> "to" be',
+            "tokens": tokens,
+            "logits": rounded(logits),
+            "temperature": 1.0,
+            "top_p": 0.9,
+        },
+        "attention": {
+            "tokens": ["I", "_x_", "<b>", "love", "books"],
+            "q": q5,
+            "k": k5,
+            "v": v5,
+            "mask": mask.tolist(),
+            "query": 3,
+        },
+    }
+
+
+EXAMPLES = example_data()
+
+# What lacks something, is of another length or holds what is no number: the picture stays.
+BROKEN: list[tuple[str, Any]] = [
+    ("dk", {}),
+    ("dk", {"widths": [2, 4], "scores": [[1.0, 2.0]]}),
+    ("dk", {"widths": [2], "scores": [[1.0, "2"]]}),
+    ("sampling", {"tokens": ["a", "b"]}),
+    ("sampling", {"tokens": ["a", "b"], "logits": [1.0]}),
+    ("sampling", {"tokens": ["a", 1], "logits": [1.0, 2.0]}),
+    ("attention", {**EXAMPLES["attention"], "mask": [[1] * 5] * 5}),
+    *(
+        ("attention", {k: v for k, v in EXAMPLES["attention"].items() if k != gone})
+        for gone in ("tokens", *"qkv", "mask")
+    ),
+    ("attention", None),
+]
+
+
+def interactive(kind: str, data: Any) -> list[nbformat.NotebookNode]:
+    """The outputs of `show(..., interactive=Interactive(kind, data))`."""
+    picture = image(f"The picture of {kind}.", data=(kind, data))
+    if data is EXAMPLES[kind]:
+        picture["metadata"]["image/png"]["width"] = 400  # as `show` does: Sphinx then links it to its file
+    return [picture, caption(f"What does {kind} show? This.")]
+
+
+GOOD, BAD = "chapters/04_mathematics/01_good", "chapters/04_mathematics/02_bad"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder = tmp_path_factory.mktemp("interactive")
+    pages = {
+        f"{GOOD}.ipynb": notebook("# Good\n\n## First", *(interactive(*item) for item in EXAMPLES.items())),
+        f"{BAD}.ipynb": notebook("# Bad\n\n## First", *(interactive(*item) for item in BROKEN)),
+    }
+    status, log = build_book(small_book(folder / "book", pages), folder / "out")
+    assert status == 0, log
+    return Site(folder / "out/_build/html", status, log)
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def good(request: pytest.FixtureRequest, browser: Any, tiny: Site) -> Iterator[Any]:
+    """The good page, opened from disk; what it complained of is in `complaints`."""
+    page, visit = open_page(browser, tiny.html.as_uri(), request.param)
+    page.goto(f"{tiny.html.as_uri()}/{GOOD}.html")
+    page.complaints = visit.complaints
+    page.outside = visit.outside
+    yield page
+    page.context.close()
+
+
+# --- what a figure shows ---------------------------------------------------------------------------------------------
+
+
+def number(words: str) -> float:
+    """A number as it is shown: with a true minus sign, an infinity sign, a per cent sign."""
+    return float(words.removesuffix("%").strip().replace("−", "-").replace("∞", "inf"))
+
+
+def same(shown: str, expected: float, digits: int) -> bool:
+    """Whether a shown number is the expected one, to so many digits."""
+    assert len(shown.removesuffix("%").strip().partition(".")[2]) == (digits if math.isfinite(expected) else 0), shown
+    if math.isinf(expected):
+        return number(shown) == expected
+    return abs(number(shown) - expected) <= 0.5 * 10**-digits + 1e-9
+
+
+@dataclass
+class Figure:
+    """One figure on an open page, and the data that it was made from."""
+
+    page: Any
+    kind: str
+    data: Any
+    place: int = 0  # among those of its kind
+
+    @property
+    def box(self) -> Any:
+        return self.page.locator(f".interactive[data-kind={self.kind}]").nth(self.place)
+
+    def rows(self) -> list[list[str]]:
+        return self.box.locator("tbody").evaluate(ROWS)
+
+    def bars(self) -> list[float]:
+        """How far each bar is filled, from 0 to 1."""
+        filled = self.box.locator(".bar .filled")
+        return filled.evaluate_all("bars => bars.map(bar => parseFloat(bar.style.inlineSize) / 100)")
+
+    def readings(self) -> dict[str, str]:
+        """The named numbers, and what the sliders stand at: to the ear as to the eye."""
+        found, heard, seen = self.box.evaluate(
+            """box => {
+                const sliders = [...box.querySelectorAll('[type=range]')];
+                const numbers = [...box.querySelectorAll('[data-value]')];
+                return [
+                    Object.fromEntries(numbers.map(node => [node.dataset.value, node.textContent])),
+                    sliders.map(slider => slider.getAttribute('aria-valuetext')),
+                    sliders.map(slider => [slider.name, slider.parentElement.querySelector('.reading').textContent]),
+                ];
+            }"""
+        )
+        assert heard == [words for _, words in seen]
+        return found | dict(seen)
+
+    def value(self, name: str) -> float:
+        return float(self.readings()[name].split()[0])
+
+    def set(self, **positions: int | bool) -> None:
+        """Bring controls to positions, as the browser does when they are dragged."""
+        self.box.evaluate(
+            """(box, positions) => Object.entries(positions).forEach(([name, position]) => {
+                const control = box.querySelector(`[name=${name}]`);
+                if (control.type === 'checkbox') control.checked = position;
+                else if (control.tagName === 'SELECT') control.selectedIndex = position;
+                else control.value = position;
+                control.dispatchEvent(new Event('input', {bubbles: true}));
+            })""",
+            positions,
+        )
+
+    def last(self, name: str) -> int:
+        """A slider's last position."""
+        return int(self.box.locator(f"[name={name}]").get_attribute("max"))
+
+
+ROWS = "body => [...body.rows].map(row => [...row.cells].map(cell => cell.textContent))"
+
+
+def entropy(weights: torch.Tensor) -> float:
+    return torch.special.entr(weights).sum().item()
+
+
+def check_dk(figure: Figure) -> None:
+    """Every width, scaled and not."""
+    every = torch.tensor(figure.data["scores"], dtype=torch.float64)
+    for (n, width), scaled in itertools.product(enumerate(figure.data["widths"]), (False, True)):
+        figure.set(width=n, scaled=scaled)
+        shown = figure.readings()
+        assert shown["width"] == str(width)
+        scores = every[n] / (math.sqrt(width) if scaled else 1)
+        weights = softmax(scores)
+        rows = figure.rows()
+        assert len(rows) == len(weights)
+        for j, (name, score, _, weight) in enumerate(rows):
+            assert name == str(j + 1)
+            assert same(score, scores[j].item(), 1)
+            assert same(weight, weights[j].item(), 2)
+        assert figure.bars() == pytest.approx(weights.tolist(), abs=1e-4)
+        assert same(shown["variance"], scores.var().item(), 1)
+        assert same(shown["effective"], math.exp(entropy(weights)), 1)
+
+
+SLIDERS = ("temperature", "top_k", "top_p", "min_p")
+
+
+def check_sampling(figure: Figure, settings: int = 30) -> None:
+    """Where it starts, the ends of every slider, and settings drawn at random."""
+    logits = torch.tensor(figure.data["logits"], dtype=torch.float64)
+    check_sampler(figure, logits)
+    start = {name: int(figure.box.locator(f"[name={name}]").input_value()) for name in SLIDERS}
+    last = {name: figure.last(name) for name in SLIDERS}
+    tried = [start | {name: end} for name in SLIDERS for end in (0, last[name])]
+    draw = random.Random(1)
+    for _ in range(settings):  # some sliders stay: one filter would hide the others
+        tried.append({name: draw.randint(0, last[name]) if draw.random() < 0.7 else start[name] for name in SLIDERS})
+    for positions in tried:
+        figure.set(**positions)
+        check_sampler(figure, logits)
+
+
+def check_sampler(figure: Figure, logits: torch.Tensor) -> None:
+    """What is shown at the present settings."""
+    shown = figure.readings()
+    V, order = len(logits), logits.argsort(descending=True, stable=True).tolist()
+    temperature, k, p, least = (float(shown[name].split()[0]) for name in SLIDERS)
+    settings = dict(zip(SLIDERS, (temperature, int(k), p, least), strict=True))
+    stages = {
+        "top-k": Sampler(temperature, int(k)),
+        "top-p": Sampler(temperature, int(k), p),
+        "min-p": Sampler(temperature, int(k), p, least),
+    }
+    left = {name: sampler.probabilities(logits[None])[0] for name, sampler in stages.items()}
+    probabilities = left["min-p"]
+    rows = figure.rows()
+    for n, (name, _, share, _) in zip(order[:15], rows, strict=False):
+        assert name == figure.data["tokens"][n].replace(" ", "␣").replace("\n", "⏎")
+        gone = [stage for stage, probability in left.items() if probability[n] == 0]
+        if gone:
+            assert share == f"out: {gone[0]}", settings
+        else:
+            assert same(share, 100 * probabilities[n].item(), 1), settings
+    if V > 15:
+        assert rows[15][0] == f"{V - 15} more"
+        assert same(rows[15][2], 100 * probabilities[order[15:]].sum().item(), 1), settings
+    assert len(rows) == min(V, 16)
+    assert shown["kept"] == f"{int((probabilities > 0).sum())} of {V}", settings
+    assert same(shown["entropy"], entropy(probabilities), 2), settings
+
+
+def check_attention(figure: Figure) -> None:
+    """Every step of every query."""
+    q, k, v = (torch.tensor(figure.data[name], dtype=torch.float64) for name in "qkv")
+    mask = torch.tensor(figure.data["mask"])
+    T, E = q.shape
+    scores = q @ k.T
+    scaled = scores / math.sqrt(E)
+    masked = scaled.masked_fill(~mask, float("-inf"))
+    weights, outputs = attention_weights(q, k, mask), attention(q, k, v, mask)
+    for i in range(T):
+        figure.set(query=i)
+        while figure.box.locator(".where").text_content() != "1 of 5":
+            figure.box.get_by_role("button", name="Previous").click()
+        steps = []
+        for n in range(5):
+            steps.append(figure.rows())
+            assert figure.box.locator(".where").text_content() == f"{n + 1} of 5"
+            if n == 3:
+                assert figure.bars() == pytest.approx(weights[i].tolist(), abs=1e-4)
+            if n < 4:
+                figure.box.get_by_role("button", name="Next").click()
+        for step in steps:
+            assert [row[0] for row in step[:T]] == figure.data["tokens"]
+        asked = figure.box.locator(".asked").text_content()
+        assert f"“{figure.data['tokens'][i]}”" in asked
+        for shown, x in zip(asked.partition("= (")[2].removesuffix(")").split(", "), q[i].tolist(), strict=True):
+            assert same(shown, x, 2)
+        for j in range(T):
+            expected = [
+                [*k[j].tolist(), scores[i, j].item()],
+                [scores[i, j].item(), scaled[i, j].item()],
+                [scaled[i, j].item(), masked[i, j].item()],
+                [masked[i, j].item(), masked[i, j].exp().item(), weights[i, j].item()],
+                [weights[i, j].item(), *v[j].tolist()],
+            ]
+            shown = [step[j][1:] for step in steps]
+            assert shown[2].pop(1) == ("yes" if mask[i, j] else "no")
+            assert shown[3].pop() == ""  # the bar
+            for numbers, values in zip(shown, expected, strict=True):
+                assert all(same(*pair, 2) for pair in zip(numbers, values, strict=True)), (i, j, numbers, values)
+        name, nothing, *total = steps[4][T]
+        assert (name, nothing) == ("sum", "")
+        assert all(same(*pair, 2) for pair in zip(total, outputs[i].tolist(), strict=True))
+
+
+CHECKS: dict[str, Callable[[Figure], None]] = {
+    "attention": check_attention,
+    "dk": check_dk,
+    "sampling": check_sampling,
+}
+
+
+def test_every_kind_is_checked() -> None:
+    assert KINDS == sorted(CHECKS) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_it_shows_what_torch_computes(good: Any, kind: str) -> None:
+    CHECKS[kind](Figure(good, kind, EXAMPLES[kind]))
+
+
+def test_nothing_complains_and_nothing_is_fetched(good: Any) -> None:
+    assert good.locator(".interactive-box").count() == 3
+    assert good.complaints == []  # in whatever the tests before this one did
+    assert good.outside == []
+
+
+# --- sampling: chance ------------------------------------------------------------------------------------------------
+
+
+def test_draws_are_those_of_the_distribution(browser: Any, tiny: Site) -> None:
+    logits = torch.tensor(EXAMPLES["sampling"]["logits"], dtype=torch.float64)
+    order = logits.argsort(descending=True, stable=True).tolist()
+    probabilities = Sampler(1.0, top_p=0.9).probabilities(logits[None])[0]
+    every = []
+    for _ in range(2):  # the same for every reader
+        page, visit = open_page(browser, tiny.html.as_uri(), "light")
+        page.goto(f"{tiny.html.as_uri()}/{GOOD}.html")
+        figure = Figure(page, "sampling", EXAMPLES["sampling"])
+        draws = figure.box.evaluate(
+            f"""box => Array.from({{length: 100}}, () => {{
+                box.querySelector('button').click();
+                return ({ROWS})(box.querySelector('tbody')).map(row => Number(row[3]));
+            }})"""
+        )
+        assert {sum(counts) for counts in draws} == {20}
+        assert figure.box.locator(".drawn code").count() == 20
+        every.append(draws)
+        totals = torch.tensor(draws, dtype=torch.float64).sum(0)
+        expected = torch.tensor([*probabilities[order[:15]].tolist(), probabilities[order[15:]].sum().item()])
+        spread = (2000 * expected * (1 - expected)).sqrt()
+        assert ((totals - 2000 * expected).abs() <= 4.5 * spread + 1e-9).all(), (totals, 2000 * expected)
+        figure.set(temperature=0)
+        assert {row[3] for row in figure.rows()} == {""}  # other settings: what was drawn is no longer theirs
+        assert visit.complaints == []
+        page.context.close()
+    assert every[0] == every[1]
+
+
+# --- reading it without a mouse, without sight, without scripts -----------------------------------------------------
+
+
+def test_the_keyboard_alone_moves_everything(good: Any) -> None:
+    keyboard = good.keyboard
+    dk, sampling, steps = (Figure(good, kind, EXAMPLES[kind]) for kind in ("dk", "sampling", "attention"))
+    dk.set(width=0)
+    dk.box.locator("[name=width]").focus()
+    keyboard.press("ArrowRight")
+    assert dk.value("width") == 4
+    keyboard.press("End")
+    assert dk.value("width") == 1024
+    before = dk.rows()
+    keyboard.press("Tab")
+    keyboard.press("Space")
+    assert dk.rows() != before
+
+    sampling.set(**dict.fromkeys(SLIDERS, 3))
+    sampling.box.locator("[name=temperature]").focus()
+    for name in SLIDERS:
+        before_value = sampling.value(name)
+        assert good.evaluate("document.activeElement.name") == name
+        keyboard.press("ArrowRight")
+        assert sampling.value(name) > before_value
+        keyboard.press("Tab")
+    keyboard.press("Enter")  # the button comes next
+    assert sampling.box.locator(".drawn code").count() == 20
+
+    steps.set(query=0)
+    steps.box.locator("select").focus()
+    before = steps.rows()
+    keyboard.press("ArrowDown")
+    assert steps.box.locator("select").evaluate("select => select.selectedIndex") == 1
+    keyboard.press("Tab")  # Previous: while there is none, it keeps the focus and does nothing
+    where = steps.box.locator(".where")
+    while where.text_content() != "1 of 5":
+        keyboard.press("ArrowLeft")
+    keyboard.press("Enter")
+    assert where.text_content() == "1 of 5"
+    keyboard.press("ArrowRight")
+    keyboard.press("ArrowRight")
+    assert where.text_content() == "3 of 5"
+    keyboard.press("Enter")  # the focus went with the arrow
+    assert where.text_content() == "4 of 5"
+    keyboard.press("ArrowLeft")
+    assert where.text_content() == "3 of 5"
+
+
+def test_the_focus_is_seen(good: Any) -> None:
+    good.locator(".interactive [name=width]").focus()
+    seen = []
+    while len(seen) < 10:
+        inside, *style = good.evaluate(
+            """() => {
+                const element = document.activeElement, style = getComputedStyle(element);
+                return [element.closest('.interactive') !== null, style.outlineStyle, style.outlineWidth];
+            }"""
+        )
+        seen += [style] if inside else []  # between the figures stand their captions' links
+        good.keyboard.press("Tab")
+    assert seen == [["solid", "3px"]] * 10
+
+
+def test_every_control_has_a_name(good: Any) -> None:
+    names = {
+        ("slider", "width dk"),
+        ("checkbox", "scaled: divide by √dk"),
+        ("slider", "temperature"),
+        ("slider", "top-k"),
+        ("slider", "top-p"),
+        ("slider", "min-p"),
+        ("button", "Draw 20 tokens"),
+        ("combobox", "query"),
+        ("button", "Previous"),
+        ("button", "Next"),
+    }
+    for role, name in names:
+        assert good.locator(".interactive").get_by_role(role, name=name, exact=True).count() == 1, name
+    assert good.locator(".interactive :is(input, select, button)").count() == len(names)
+
+
+def test_accessible(good: Any) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    Figure(good, "dk", None).set(width=9)  # nothing has its full width
+    good.add_style_tag(content="* { transition: none !important }")
+    violations = Axe().run(good, context=".interactive", **AXE).response["violations"]
+    assert [(violation["id"], violation["nodes"][0]["html"][:200]) for violation in violations] == []
+
+
+def test_a_change_is_spoken_once_the_reader_rests(good: Any) -> None:
+    figure = Figure(good, "dk", EXAMPLES["dk"])
+    spoken = figure.box.locator("[aria-live=polite]")
+    good.wait_for_timeout(700)
+    before = spoken.text_content()
+    for position in range(10):
+        figure.set(width=position)
+    assert spoken.text_content() == before
+    good.wait_for_timeout(700)
+    assert spoken.text_content().startswith("Width 1024")
+    assert good.locator(".interactive [aria-live]").count() == 3  # one a figure
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_sticks_out(browser: Any, tiny: Site, width: int) -> None:
+    page, _ = open_page(browser, tiny.html.as_uri(), "light")
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{tiny.html.as_uri()}/{GOOD}.html")
+    steps = Figure(page, "attention", EXAMPLES["attention"])
+    steps.set(query=3)
+    Figure(page, "sampling", None).set(top_k=5, temperature=0)
+    page.get_by_role("button", name="Draw 20 tokens").click()
+    for _ in range(5):
+        assert page.evaluate(STICKING_OUT) == []
+        assert page.evaluate(UNREACHABLE) == []
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+        for box in page.locator(".interactive-box, .interactive-box table").all():
+            assert box.evaluate("box => box.scrollWidth <= box.clientWidth + 1")
+        steps.box.get_by_role("button", name="Next").focus()
+        page.keyboard.press("Enter")
+    page.context.close()
+
+
+PICTURES = "figure img"
+
+
+def test_with_scripts_the_picture_gives_way_on_the_screen_but_not_on_paper(good: Any) -> None:
+    assert [picture.is_visible() for picture in good.locator(PICTURES).all()] == [False] * 3
+    assert [box.is_visible() for box in good.locator(".interactive-box").all()] == [True] * 3
+    assert good.locator("figure figcaption").nth(0).is_visible()
+    good.emulate_media(media="print")
+    assert [picture.is_visible() for picture in good.locator(PICTURES).all()] == [True] * 3
+    assert [box.is_visible() for box in good.locator(".interactive-box").all()] == [False] * 3
+    good.emulate_media(media="screen")
+
+
+def test_without_scripts_the_picture_stands_there(browser: Any, tiny: Site) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{tiny.html.as_uri()}/{GOOD}.html")
+    assert [picture.is_visible() for picture in page.locator(PICTURES).all()] == [True] * 3
+    assert page.locator(".interactive-box").count() == 0
+    assert [place.bounding_box()["height"] for place in page.locator(".interactive").all()] == [0] * 3
+    context.close()
+
+
+def test_what_cannot_be_drawn_stays_a_picture(browser: Any, tiny: Site) -> None:
+    page, visit = open_page(browser, tiny.html.as_uri(), "light")
+    page.goto(f"{tiny.html.as_uri()}/{BAD}.html")
+    assert page.locator(".is-interactive, .interactive-box").count() == 0
+    assert [picture.is_visible() for picture in page.locator(PICTURES).all()] == [True] * len(BROKEN)
+    assert len(visit.complaints) == len(BROKEN)
+    assert all("stays a picture" in complaint for complaint in visit.complaints), visit.complaints
+    page.context.close()
+
+
+def test_who_wants_no_motion_gets_none(browser: Any, tiny: Site) -> None:
+    for wish, expected in (("reduce", {"0s"}), ("no-preference", {"0.15s"})):
+        context = browser.new_context(reduced_motion=wish)
+        page = context.new_page()
+        page.goto(f"{tiny.html.as_uri()}/{GOOD}.html")
+        times = page.locator(".bar > *").evaluate_all(
+            "bars => bars.map(bar => getComputedStyle(bar).transitionDuration)"
+        )
+        assert set(times) == expected
+        context.close()
+
+
+# --- the built page --------------------------------------------------------------------------------------------------
+
+
+def test_data_stand_in_the_figure_and_end_nothing(tiny: Site) -> None:
+    found = tiny.article(GOOD).select("figure > div.interactive > script[type='application/json']")
+    assert [json.loads(script.string) for script in found] == list(EXAMPLES.values())
+    text = (tiny.html / f"{GOOD}.html").read_text(encoding="utf-8")
+    assert "</script><b>" not in text
+    assert "<!--<script>" not in text
+
+
+def test_only_pages_with_a_figure_load_what_draws_it(tiny: Site) -> None:
+    def loaded(page: str) -> list[str]:
+        tags = tiny.soups[page].select("script[src], link[href][rel=stylesheet]")
+        names = [(tag.get("src") or tag["href"]).partition("_static/")[2].partition("?")[0] for tag in tags]
+        return [name for name in names if name.startswith("interactive")]
+
+    expected = ["interactive.css", "interactive.js", *(f"interactive/{kind}.js" for kind in KINDS)]
+    assert sorted(loaded(GOOD)) == sorted(expected)
+    assert loaded("references") == []
+
+
+def test_the_colab_copy_has_the_picture_only() -> None:
+    original = notebook("# T", interactive("dk", EXAMPLES["dk"]))
+    copy = colab_copy(original, "chapters/x", {}, {}, Place())
+    assert set(copy.cells[-1].outputs[0].data) == {"image/png", "text/plain"}
+    assert INTERACTIVE in original.cells[-1].outputs[0].data
+
+
+@pytest.mark.parametrize("text", ["</script>", "<!--", "<script", "]]>", "&amp;", 'a "b" \\ c', "\u2028 \n ü 语"])
+def test_json_on_a_page_is_the_same_data(text: str) -> None:
+    written = page_json({"text": text})
+    assert json.loads(written) == {"text": text}
+    assert not set(written) & set("<>&")
+
+
+def test_the_type_is_the_packages() -> None:
+    assert INTERACTIVE == figures.INTERACTIVE
+
+
+# --- the chapters' own -----------------------------------------------------------------------------------------------
+
+
+def own_figures() -> list[tuple[str, str, Any, int]]:
+    """(page, kind, data, place among those of its kind) of every interactive figure in the book."""
+    found = []
+    for page in PAGES:
+        path = ROOT / f"{page}.ipynb"
+        seen: dict[str, int] = {}
+        for cell in nbformat.read(path, as_version=4).cells if path.is_file() else ():
+            for output in cell.get("outputs", ()):
+                bundle = output.get("data", {}).get(INTERACTIVE)
+                if bundle:
+                    kind = bundle["kind"]
+                    found.append((page, kind, bundle["data"], seen.setdefault(kind, 0)))
+                    seen[kind] += 1
+    return found
+
+
+OWN = own_figures()
+
+
+def test_the_book_has_interactive_figures() -> None:
+    assert {"attention", "dk"} <= {kind for _, kind, _, _ in OWN}
+
+
+@pytest.mark.parametrize(("name", "kind", "data", "place"), OWN, ids=[f"{Path(own[0]).name}-{own[1]}" for own in OWN])
+def test_the_chapters_figures_show_what_torch_computes(
+    browser: Any, site: Site, name: str, kind: str, data: Any, place: int
+) -> None:
+    base = site.html.as_uri()
+    page, visit = open_page(browser, base, "light")
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto(f"{base}/{name}.html")
+    figure = Figure(page, kind, data, place)
+    assert figure.box.locator(".interactive-box").is_visible()
+    CHECKS[kind](figure)
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert visit.complaints == []
+    page.context.close()
