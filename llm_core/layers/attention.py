@@ -160,7 +160,8 @@ class MultiHeadAttention(nn.Module):
     Raises:
         ValueError: H does not divide D (and no d_head is given), or K does not divide H.
 
-    Source: Vaswani et al. 2017, section 3.2.2. Taught in chapters/03_algorithms/01_self_attention.
+    Source: Vaswani et al. 2017, section 3.2.2. Taught in chapters/03_algorithms/01_self_attention and
+    chapters/04_mathematics/02_multi_head_attention.
     """
 
     def __init__(

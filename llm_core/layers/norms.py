@@ -4,7 +4,7 @@
     rms_norm     divide by the root mean square, scale (Zhang and Sennrich 2019)
 
 The functions are the definitions; the modules hold the weights and call torch's fused kernels, which give the
-same numbers. Taught, once it is written, in 03_algorithms/02_stacking_layers.
+same numbers. Taught in chapters/03_algorithms/02_stacking_layers.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ come:
 
 It works with every tokenizer, since all it needs is `decode`.
 
-Taught, once it is written, in 03_algorithms/05_inference.
+Taught in chapters/03_algorithms/05_inference.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ The gradient is there before anyone asks for it: `backward` has only to hand it 
 `cross_entropy(model(ids), targets)`, and so is the number of multiplications; what is saved is memory, and the time it
 takes to write and read it. A few large chunks are best: each of them reads and writes all of d W.
 
-Taught, once it is written, in 03_algorithms/07_faster_training.
+Taught in chapters/03_algorithms/07_faster_training.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     CrossEntropy(...)                the same as the sum and the number of targets, which is what a training step wants:
                                      batches can then be cut into parts of any size, and the parts add up
 
-Taught in chapters/03_algorithms/06_three_sentences and, once they are written, in 03_algorithms/04_training and
-04_mathematics/05_likelihood_and_perplexity.
+Taught in chapters/03_algorithms/06_three_sentences, chapters/03_algorithms/04_training and
+chapters/04_mathematics/05_likelihood_and_perplexity.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ third more work.
     kept          L x (all that a block computes)
     recomputed    L x (B T D) + (all that one block computes)
 
-Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost". Taught, once it is written, in
-03_algorithms/07_faster_training.
+Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost". Taught in
+chapters/03_algorithms/07_faster_training.
 """
 
 from __future__ import annotations

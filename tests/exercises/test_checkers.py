@@ -25,7 +25,9 @@ from llm_core.exercises.s03_05_sampling import checker as sampling_checker
 from llm_core.exercises.s03_06_three_sentences import checker as three_sentences_checker
 from llm_core.exercises.s03_07_data_parallel import checker as data_parallel_checker
 from llm_core.exercises.s04_01_dot_product_attention import checker as dot_product_checker
+from llm_core.exercises.s04_02_multi_head import checker as multi_head_checker
 from llm_core.exercises.s04_03_worked_example import checker as worked_example_checker
+from llm_core.exercises.s04_04_backpropagation import checker as backpropagation_checker
 from llm_core.layers.attention import MultiHeadAttention, attention
 from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.masks import causal
@@ -34,9 +36,11 @@ from llm_core.training.batches import shift
 from llm_core.training.losses import CrossEntropy
 from llm_core.training.step import train_step
 
+BACK = catalogue.find("04/04_backpropagation")
 BLOCK = catalogue.find("03/02_residual_block")
 DOT = catalogue.find("04/01_dot_product_attention")
 SELF = catalogue.find("03/01_self_attention")
+HEADS = catalogue.find("04/02_multi_head")
 EXAMPLE = catalogue.find("04/03_worked_example")
 ROPE = catalogue.find("03/03_rope")
 SAMPLING = catalogue.find("03/05_sampling")
@@ -161,6 +165,9 @@ def test_a_checker_that_accepts_everything_is_noticed(monkeypatch: pytest.Monkey
         (residual_block_checker, "NORM", BLOCK),
         (residual_block_checker, "DROPOUT", BLOCK),
         (residual_block_checker, "BLOCK", BLOCK),
+        (multi_head_checker, "SPLIT", HEADS),
+        (multi_head_checker, "JOIN", HEADS),
+        (multi_head_checker, "CONTRIBUTIONS", HEADS),
         (worked_example_checker, "ONE_HEAD", EXAMPLE),
         (worked_example_checker, "TWO_HEADS", EXAMPLE),
         (rope_checker, "ROTATE", ROPE),
@@ -175,6 +182,9 @@ def test_a_checker_that_accepts_everything_is_noticed(monkeypatch: pytest.Monkey
         (data_parallel_checker, "RING", PARALLEL),
         (data_parallel_checker, "STEP", PARALLEL),
         (data_parallel_checker, "SCALE", PARALLEL),
+        (backpropagation_checker, "SOFTMAX", BACK),
+        (backpropagation_checker, "CROSS_ENTROPY", BACK),
+        (backpropagation_checker, "ATTENTION", BACK),
     ],
     ids=lambda value: getattr(value, "name", None) if isinstance(value, Exercise) else None,
 )
@@ -207,6 +217,35 @@ def test_attention_agrees_with_the_package_and_with_torch():
     torch.testing.assert_close(ours, torch.nn.functional.scaled_dot_product_attention(query, key, value, mask))
 
 
+def test_the_ways_back_agree_with_central_differences():
+    checker = backpropagation_checker
+    draw = torch.Generator().manual_seed(0)
+    query, key, value, d_output = (
+        torch.randn(2, n, d, generator=draw, dtype=torch.float64) for n, d in [(3, 4), (5, 4), (5, 2), (3, 2)]
+    )
+
+    def loss(query: Tensor, key: Tensor, value: Tensor) -> float:
+        return float((attention(query, key, value) * d_output).sum())
+
+    weights = (query @ key.mT / 2).softmax(-1)
+    inputs = {"d_query": query, "d_key": key, "d_value": value}
+    for which, x in inputs.items():
+        ours = checker.attention_variant(query, key, value, weights, d_output, which)
+        for place in range(x.numel()):
+            step = torch.zeros_like(x)
+            step.view(-1)[place] = 1e-5
+            ahead, behind = (loss(*({**inputs, which: x + s}).values()) for s in (step, -step))
+            assert ours.flatten()[place] == pytest.approx((ahead - behind) / 2e-5, rel=1e-5, abs=1e-8)
+
+    logits, targets = torch.randn(3, 5, generator=draw, dtype=torch.float64), torch.tensor([4, 0, 2])
+    ours = checker.cross_entropy_variant(logits, targets)
+    for place in range(15):
+        step = torch.zeros(3, 5, dtype=torch.float64)
+        step.view(-1)[place] = 1e-5
+        ahead, behind = (float(torch.nn.functional.cross_entropy(logits + s, targets)) for s in (step, -step))
+        assert ours.flatten()[place] == pytest.approx((ahead - behind) / 2e-5, rel=1e-5, abs=1e-8)
+
+
 @pytest.mark.parametrize("n_heads", [1, 2, 4, 8])
 def test_self_attention_agrees_with_the_package_and_with_torch(n_heads: int):
     x, *weights = torch.randn(3, 5, 8), *(torch.randn(8, 8) for _ in range(4))
@@ -223,6 +262,17 @@ def test_self_attention_agrees_with_the_package_and_with_torch(n_heads: int):
     theirs.out_proj.weight = nn.Parameter(weights[3].T.clone())
     output, _ = theirs(x, x, x, attn_mask=~causal(5))
     torch.testing.assert_close(output.detach(), right, atol=1e-4, rtol=1e-4)
+
+
+def test_splitting_and_joining_heads_agrees_with_the_package():
+    checker, x, layer = multi_head_checker, torch.randn(2, 5, 12), MultiHeadAttention(12, 3, bias=False)
+    heads = checker.split_reference(x, 3)
+    torch.testing.assert_close(heads, layer._split(x, 3))
+    torch.testing.assert_close(checker.split_variant(x, 3), heads)
+    torch.testing.assert_close(checker.join_variant(heads), x)
+    terms = checker.contributions_reference(heads, layer.output.weight.T)
+    torch.testing.assert_close(checker.contributions_variant(heads, layer.output.weight.T), terms)
+    torch.testing.assert_close(terms.sum(1), layer.output(x))
 
 
 def test_the_residual_block_agrees_with_the_package_and_with_torch():

@@ -60,6 +60,12 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"seed": 2, "vocab_size": 50, "n_layers": 3, "n_heads": 5, "n_kv_heads": 5, "d_model": 15, "d_ff": 7},
         {"seed": 3, "vocab_size": 512, "n_layers": 30, "n_heads": 9, "n_kv_heads": 3, "d_model": 288, "d_ff": 512},
     ],
+    "04/04_backpropagation": [
+        {"seed": 0, "n_tokens": 5, "n_heads": 2, "d_head": 4, "vocab_size": 8},
+        {"seed": 1, "n_tokens": 1, "n_heads": 1, "d_head": 1, "vocab_size": 1},
+        {"seed": 2, "n_tokens": 3, "n_heads": 4, "d_head": 7, "vocab_size": 2},
+        {"seed": 3, "n_tokens": 40, "n_heads": 8, "d_head": 16, "vocab_size": 300},
+    ],
     "04/05_perplexity": [
         {"seed": 0, "n_tokens": 5, "vocab_size": 8, "n_batches": 3},
         {"seed": 1, "n_tokens": 1, "vocab_size": 2, "n_batches": 1},
@@ -78,6 +84,12 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"seed": 2, "n_tokens": 6, "d_k": 4, "d_v": 16, "causal": True},
         {"seed": 3, "n_tokens": 50, "d_k": 64, "d_v": 64, "causal": True},
     ],
+    "04/02_multi_head": [
+        {"seed": 0, "batch_size": 2, "n_tokens": 5, "d_model": 12, "n_heads": 3},
+        {"seed": 1, "batch_size": 1, "n_tokens": 1, "d_model": 1, "n_heads": 1},
+        {"seed": 2, "batch_size": 3, "n_tokens": 4, "d_model": 7, "n_heads": 7},
+        {"seed": 3, "batch_size": 8, "n_tokens": 20, "d_model": 96, "n_heads": 12},
+    ],
     "04/03_worked_example": [
         {"seed": 0, "n_tokens": 3, "d_k": 4},
         {"seed": 1, "n_tokens": 1, "d_k": 1},
@@ -88,6 +100,7 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
 
 FUNCTIONS = {
     "04/06_compute": ("n_parameters", "forward_flops", "cache_bytes"),
+    "04/04_backpropagation": ("softmax_backward", "cross_entropy_backward", "attention_backward"),
     "04/05_perplexity": ("token_losses", "perplexity", "bits_per_byte"),
     "03/01_self_attention": ("self_attention",),
     "03/02_residual_block": ("layer_norm", "dropout", "pre_norm_block"),
@@ -97,6 +110,7 @@ FUNCTIONS = {
     "03/06_three_sentences": ("make_batch", "mean_loss"),
     "03/07_data_parallel": ("all_reduce_mean", "ring_bytes", "scaled_step"),
     "04/01_dot_product_attention": ("attention",),
+    "04/02_multi_head": ("split_heads", "join_heads", "head_contributions"),
     "04/03_worked_example": ("one_head", "two_heads"),
 }
 

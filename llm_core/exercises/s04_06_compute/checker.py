@@ -1,4 +1,4 @@
-"""Checks `n_parameters`, `forward_flops` and `cache_bytes` against torch's own modules, its FLOP counter and its tensors."""
+"""Checks `n_parameters`, `forward_flops` and `cache_bytes` against torch's modules, FLOP counter and tensors."""
 
 from __future__ import annotations
 
@@ -178,9 +178,9 @@ def modules(V: int, L: int, H: int, K: int, D: int, F: int) -> nn.ModuleDict:
 
 def counted_flops(sizes: Sizes, T: int, S: int) -> int:
     """What torch's counter sees when T tokens pass through the products."""
-    _, _, H, K, D, F = sizes
+    _, _, H, _, D, _ = sizes
     E = D // H
-    model = modules(*sizes)
+    model: Any = modules(*sizes)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         x = model["embedding"](torch.zeros(T, dtype=torch.long))
         for query, key, value, output, up, gate, down in model["blocks"]:

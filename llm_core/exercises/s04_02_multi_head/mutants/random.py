@@ -1,0 +1,10 @@
+"""Leaves dropout on."""
+
+import torch
+from torch import Tensor
+
+
+def head_contributions(heads: Tensor, w_o: Tensor) -> Tensor:
+    """Each head's term, wrong in one place."""
+    H, E = heads.shape[1], heads.shape[3]
+    return torch.dropout(heads @ w_o.reshape(H, E, -1), 0.5, train=True)

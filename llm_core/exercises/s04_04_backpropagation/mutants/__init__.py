@@ -1,0 +1,1 @@
+"""Wrong solutions, one usual mistake each; the file is named after it."""
