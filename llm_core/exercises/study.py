@@ -26,7 +26,7 @@ from IPython.display import display
 
 from llm_core.exercises import runner
 
-MIME = "application/vnd.llm-core.record+json"
+RECORD = "llm_core_record"  # where an output's metadata hold what was recorded
 TIMEOUT = 600.0  # seconds for one run
 ERROR = "error"  # the column that says why a run has no results
 
@@ -42,7 +42,7 @@ def record(**values: float | int | str) -> None:
     if not values or ERROR in values:
         raise ValueError(f"record at least one value by its name, and none as {ERROR!r}: got {list(values)}")
     text = ", ".join(f"{name} = {value}" for name, value in values.items())
-    display({MIME: values, "text/plain": text}, raw=True)
+    display({"text/plain": text}, metadata={RECORD: values}, raw=True)
 
 
 def sweep(
@@ -155,7 +155,7 @@ def _run(path: Path, values: Mapping[str, str], timeout: float) -> Row:
         if trouble is not None:
             return {ERROR: trouble[1]}
         outputs = [output for cell in runner.read(copy).cells for output in cell.get("outputs", [])]
-    found = [output.data[MIME] for output in outputs if MIME in output.get("data", {})]
+    found = [output.metadata[RECORD] for output in outputs if RECORD in output.get("metadata", {})]
     if not found:
         return {ERROR: "the notebook recorded nothing: record(...) is missing"}
     return {name: str(value) for recorded in found for name, value in recorded.items()}

@@ -28,6 +28,8 @@ from llm_core.exercises.s04_01_dot_product_attention import checker as dot_produ
 from llm_core.exercises.s04_02_multi_head import checker as multi_head_checker
 from llm_core.exercises.s04_03_worked_example import checker as worked_example_checker
 from llm_core.exercises.s04_04_backpropagation import checker as backpropagation_checker
+from llm_core.exercises.s04_05_perplexity import checker as perplexity_checker
+from llm_core.exercises.s04_06_compute import checker as compute_checker
 from llm_core.layers.attention import MultiHeadAttention, attention
 from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.masks import causal
@@ -37,6 +39,8 @@ from llm_core.training.losses import CrossEntropy
 from llm_core.training.step import train_step
 
 BACK = catalogue.find("04/04_backpropagation")
+COMPUTE = catalogue.find("04/06_compute")
+PERPLEXITY = catalogue.find("04/05_perplexity")
 BLOCK = catalogue.find("03/02_residual_block")
 DOT = catalogue.find("04/01_dot_product_attention")
 SELF = catalogue.find("03/01_self_attention")
@@ -185,6 +189,12 @@ def test_a_checker_that_accepts_everything_is_noticed(monkeypatch: pytest.Monkey
         (backpropagation_checker, "SOFTMAX", BACK),
         (backpropagation_checker, "CROSS_ENTROPY", BACK),
         (backpropagation_checker, "ATTENTION", BACK),
+        (perplexity_checker, "LOSSES", PERPLEXITY),
+        (perplexity_checker, "PERPLEXITY", PERPLEXITY),
+        (perplexity_checker, "BITS", PERPLEXITY),
+        (compute_checker, "PARAMETERS", COMPUTE),
+        (compute_checker, "FLOPS", COMPUTE),
+        (compute_checker, "CACHE", COMPUTE),
     ],
     ids=lambda value: getattr(value, "name", None) if isinstance(value, Exercise) else None,
 )

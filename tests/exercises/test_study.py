@@ -13,13 +13,14 @@ from work import CHAPTERS
 
 from llm_core import cli
 from llm_core.exercises import runner, study
-from llm_core.exercises.study import MIME, read_table, record, sweep, write_table
+from llm_core.exercises.study import RECORD as KEY
+from llm_core.exercises.study import read_table, record, sweep, write_table
 
 PARAMETERS = 'rate: float = 0.1  # how fast\nsize: int = 2  # how large\nname: str = "ada"  # whose'
 # Stands for `record`: a kernel that imports the package takes seconds to start.
 RECORD = f"""
 from IPython.display import display
-display({{"text/plain": "", "{MIME}": dict(loss=rate * size)}}, raw=True)
+display({{"text/plain": ""}}, metadata={{"{KEY}": dict(loss=rate * size)}}, raw=True)
 """
 STUDIES = sorted(CHAPTERS.glob("*_*/studies/*.ipynb"))
 
@@ -172,9 +173,9 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monke
 
 def test_record_is_seen_by_the_sweep_and_by_the_reader(monkeypatch: pytest.MonkeyPatch):
     shown: list[Any] = []
-    monkeypatch.setattr(study, "display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr(study, "display", lambda data, metadata, raw: shown.append((data, metadata)))
     record(loss=1.5, name="ada")
-    assert shown == [{MIME: {"loss": 1.5, "name": "ada"}, "text/plain": "loss = 1.5, name = ada"}]
+    assert shown == [({"text/plain": "loss = 1.5, name = ada"}, {KEY: {"loss": 1.5, "name": "ada"}})]
     for values in ({}, {"error": 1}):
         with pytest.raises(ValueError, match="record at least one value"):
             record(**values)
@@ -230,5 +231,5 @@ def test_the_table_of_a_study_is_one_that_its_notebook_makes(path: Path):
     # The notebook was run at its defaults, and that is a point of the table.
     (row,) = [row for row in rows if all(row[name] == value for name, value in defaults.items())]
     outputs = [output for cell in runner.read(path).cells for output in cell.get("outputs", [])]
-    (recorded,) = [output.data[MIME] for output in outputs if MIME in output.get("data", {})]
+    (recorded,) = [output.metadata[KEY] for output in outputs if KEY in output.get("metadata", {})]
     assert {name: float(row[name]) for name in recorded} == pytest.approx(recorded, abs=0.1)
