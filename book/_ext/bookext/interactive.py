@@ -47,7 +47,7 @@ def keep_data() -> None:
     def render_mime_type(self: NbElementRenderer, data: MimeData) -> list[nodes.Element]:
         if data.mime_type != INTERACTIVE:
             return original(self, data)
-        node = interactive("", kind=data.content["kind"])
+        node = interactive("", kind=data.content["kind"], json="null")  # null is drawn as the picture that it came with
         try:
             node["json"] = page_json(data.content["data"])
         except ValueError as error:

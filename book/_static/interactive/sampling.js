@@ -45,13 +45,11 @@ bookFigures.register("sampling", (data, box) => {
 
   // --- chance ------------------------------------------------------------------------------------------------------
 
-  // Mulberry32, by Tommy Ettinger: a few lines, and the same numbers for every reader.
-  let state = 0;
+  // Park and Miller's generator: one line, and the same numbers for every reader.
+  let state = 20110;
   function chance() {
-    state = (state + 0x6d2b79f5) | 0;
-    let x = Math.imul(state ^ (state >>> 15), 1 | state);
-    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
-    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+    state = (state * 48271) % 2147483647;
+    return state / 2147483647;
   }
 
   function draw(probabilities) {
