@@ -93,7 +93,7 @@ def test_run_shows_the_result_and_ends_with_its_status(calls: list[dict[str, Any
         (["dot_product", "-p", "causal=perhaps"], "causal must be true or false"),
         (["dot_product", "-p", "n_tokens"], "a parameter is written NAME=VALUE, got 'n_tokens'"),
         (["04/99_nothing"], "there is no exercise '04/99_nothing'"),
-        (["04/"], "could be any of 04/01_dot_product_attention, 04/03_worked_example"),
+        (["04/"], "could be any of 04/01_dot_product_attention, 04/02_multi_head, 04/03_worked_example"),
         (["nowhere.ipynb"], "there is no notebook nowhere.ipynb"),
         (["dot_product", "--timeout", "0"], "positive number of seconds"),
         (["dot_product", "--output", "."], "is a folder"),
