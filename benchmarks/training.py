@@ -79,6 +79,7 @@ def ours(
     fused: bool = False,
     compiled: bool = False,
     cpu: bool = False,
+    masters: bool = False,
 ) -> Callable[[], Turn]:
     """llm_core's own step; the arguments are what its reader would switch on."""
 
@@ -92,6 +93,7 @@ def ours(
         from llm_core.training.compiled import Compiled
         from llm_core.training.cpu import keep_memory, short_attention
         from llm_core.training.losses import CrossEntropy
+        from llm_core.training.masters import MasterWeights
         from llm_core.training.optimizer import AdamW
         from llm_core.training.step import train_step
 
@@ -105,12 +107,16 @@ def ours(
             optimizer: Any = torch.optim.AdamW(model.parameters(), fused=True)
         else:
             optimizer = AdamW(model.parameters())
+        if masters:
+            optimizer = MasterWeights(model, optimizer)
         loss: Any = CrossEntropy() if chunk is None else ChunkedCrossEntropy(chunk)
         if compiled and chunk is None:
             loss = Compiled(loss)
         elif compiled:
             loss = ChunkedCrossEntropy(chunk, hidden=torch.compile(lambda model, ids: model.hidden(ids)))
-        precision: Any = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+        # With masters the whole model is bf16, and there is nothing to cast.
+        autocast = bf16 and not masters
+        precision: Any = torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext()
 
         def step() -> float:
             record = train_step(model, batch, optimizer, lr=LR, loss=loss, max_norm=MAX_NORM, precision=precision)
@@ -250,9 +256,9 @@ for name, work in WORK.items():
         continue
     TASKS[f"{name}-best"] = {
         "llm_core": Contender(
-            ours(work, chunk=1024 if large else None, bf16=True, fused=True, compiled=not large, cpu=True),
-            note="bf16, fused AdamW, short_attention, memory kept, "
-            + ("head and loss in chunks of 1024" if large else "compiled"),
+            ours(work, chunk=1024 if large else None, bf16=True, fused=True, compiled=True, cpu=True, masters=True),
+            note="bf16 with float32 masters, fused AdamW, short_attention, memory kept, compiled"
+            + ", head and loss in chunks of 1024" * large,
         ),
         "transformers": Contender(transformers(work, **BEST), note="bf16, fused AdamW, compiled"),
         "transformers, memory kept": Contender(transformers(work, kept=True, **BEST), note="the same, with our switch"),

@@ -16,6 +16,7 @@ from llm_core.models.gpt import GPT, GPTConfig
 from llm_core.training import checkpoint as module
 from llm_core.training.batches import random_crops
 from llm_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from llm_core.training.masters import MasterWeights
 from llm_core.training.optimizer import AdamW, decay_groups
 from llm_core.training.schedule import warmup_cosine
 from llm_core.training.step import train_step
@@ -25,6 +26,7 @@ TEXT = torch.randint(11, (200,), generator=torch.Generator().manual_seed(9))
 OPTIMIZERS = {
     "ours": lambda model: AdamW(decay_groups(model, 0.1)),
     "torch": lambda model: torch.optim.AdamW(decay_groups(model, 0.1)),
+    "masters": lambda model: MasterWeights(model, AdamW(decay_groups(model, 0.1))),
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
 }
 
