@@ -3,6 +3,7 @@
     cross_entropy(logits, targets)   the mean over the targets: the function to read
     CrossEntropy(...)                the same as the sum and the number of targets, which is what a training step wants:
                                      batches can then be cut into parts of any size, and the parts add up
+    SoftCrossEntropy()               the same where a target is no token but a distribution: what a teacher expects
 
 Taught in chapters/03_algorithms/06_three_sentences, chapters/03_algorithms/04_training and
 chapters/04_mathematics/05_likelihood_and_perplexity.
@@ -96,6 +97,41 @@ class CrossEntropy:
     def count(self, batch: Batch) -> int | float:
         """How many targets are not `ignore_id`."""
         return count_targets(batch.targets, self.ignore_id)
+
+
+@dataclass(frozen=True)
+class SoftCrossEntropy:
+    """Cross-entropy to targets (B, T, V) that are distributions over all tokens, as a `Loss`.
+
+    A text shows one token at each place, and by chance. What a teacher expects there, another model that reads the same
+    text, also tells what else might have come. Usual is a mix of the two: with the share a,
+
+        target = (1 - a) * (1 for the token that came, 0 for all others) + a * (the teacher's probabilities)
+
+    The loss is smallest where the model's distribution is the target's, and then is the target's entropy.
+
+    Source: Hinton, Vinyals and Dean 2015. Taught, once it is written, in 08_outlook/02_efficiency.
+    """
+
+    def total(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of -target ln p over all tokens of all places, in nats.
+
+        Raises:
+            ValueError: the targets have another shape than the logits: ids instead of distributions, for one.
+        """
+        logits, targets = model(*batch.inputs), batch.targets
+        if targets.shape != logits.shape:
+            raise ValueError(
+                f"soft targets are one probability for each logit: got targets {tuple(targets.shape)} for logits "
+                f"{tuple(logits.shape)}. Targets that are ids go with CrossEntropy"
+            )
+        if logits.dtype.itemsize < 4:
+            logits = logits.float()
+        return -(targets * logits.log_softmax(dim=-1)).sum()
+
+    def count(self, batch: Batch) -> int:
+        """How many distributions there are."""
+        return batch.targets[..., 0].numel()
 
 
 def _surprises(

@@ -1,4 +1,4 @@
-"""The model and the batches of benchmarks/recipes.py; nothing here depends on how well anything learns."""
+"""The model, the teacher and the batches of benchmarks/recipes.py; nothing here depends on how well anything learns."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from llm_core.models.llama import Llama, LlamaConfig
+from llm_core.models.ngram import ModifiedKneserNey, NGramModel
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -31,6 +32,7 @@ def module(name: str) -> ModuleType:
 
 module("side_by_side")
 reader = module("reader")
+teacher = module("teacher")
 recipes = module("recipes")
 
 
@@ -138,3 +140,24 @@ def test_no_recipe_has_more_parameters_than_the_baseline():
     }
     assert max(sizes, key=sizes.get) == "baseline"
     assert min(sizes.values()) > 0.98 * sizes["baseline"]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 4096])
+@pytest.mark.parametrize(("n", "parts"), [(1, 2), (2, 3), (3, 7), (5, 2), (5, 60)])
+def test_each_place_is_judged_by_a_model_that_has_not_counted_what_came_there(n, parts, at_once, monkeypatch):
+    monkeypatch.setattr(teacher, "AT_ONCE", at_once)
+    text = ids(1, 60)[0] % 4
+    rows = teacher.expectations(text, vocab_size=5, n=n, parts=parts)
+    assert rows.shape == (60, 5)
+    for t, row in enumerate(rows):
+        part = next(k for k in range(parts) if min(t + 1, 59) < 60 * (k + 1) // parts)
+        begin, end = 60 * part // parts, 60 * (part + 1) // parts
+        others = [rest for rest in (text[:begin], text[end:]) if len(rest)]
+        expected = NGramModel(others, n, vocab_size=5, smoothing=ModifiedKneserNey()).distribution(text[: t + 1])
+        torch.testing.assert_close(row.double(), torch.from_numpy(expected), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("parts", [0, 1, 61])
+def test_a_teacher_needs_parts_to_have_counted_and_parts_to_judge(parts):
+    with pytest.raises(ValueError, match=f"60 tokens is cut into 2 to 60 parts: got {parts}"):
+        teacher.expectations(ids(1, 60)[0], vocab_size=11, parts=parts)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from llm_core.training.batches import Batch
-from llm_core.training.losses import CrossEntropy, Loss, cross_entropy
+from llm_core.training.losses import CrossEntropy, Loss, SoftCrossEntropy, cross_entropy
 
 
 def draw(batch=3, T=5, V=7):
@@ -125,3 +125,32 @@ def test_a_batch_in_which_nothing_counts_adds_nothing():
 def test_smoothing_that_is_no_share_is_refused_when_the_loss_is_made(share):
     with pytest.raises(ValueError, match=f"0 <= share < 1: got {share}"):
         CrossEntropy(label_smoothing=share)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 6, 11), (1, 1, 11), (3, 2, 1)])
+def test_soft_targets_equal_torch_in_value_and_gradient(shape, dtype):
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(shape)).to(dtype).requires_grad_()
+    targets = torch.randn(shape, dtype=torch.float64 if dtype == torch.float64 else torch.float32).softmax(-1)
+    loss, batch = SoftCrossEntropy(), Batch((logits,), targets)
+    assert isinstance(loss, Loss)
+    assert loss.count(batch) == shape[0] * shape[1]
+    ours = loss.total(torch.nn.Identity(), batch)
+    exact = logits.to(targets.dtype)
+    theirs = F.cross_entropy(exact.flatten(0, 1), targets.flatten(0, 1), reduction="sum")
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, logits)[0], torch.autograd.grad(theirs, logits)[0])
+
+
+def test_soft_targets_that_are_sure_are_hard_targets():
+    logits, targets = draw()
+    sure = F.one_hot(targets, logits.shape[-1]).double()
+    soft = SoftCrossEntropy().total(torch.nn.Identity(), Batch((logits,), sure))
+    torch.testing.assert_close(soft, CrossEntropy().total(torch.nn.Identity(), Batch((logits,), targets)))
+
+
+def test_ids_are_no_soft_targets():
+    logits, targets = draw()
+    with pytest.raises(ValueError, match=r"targets \(3, 5\) for logits \(3, 5, 7\).*CrossEntropy"):
+        SoftCrossEntropy().total(torch.nn.Identity(), Batch((logits,), targets))
