@@ -4,10 +4,15 @@
     medium    6 layers, 6 heads, D 384, V 65,    T 256, B 8    nanoGPT's model of characters, in smaller batches
     small     4 layers, 4 heads, D 128, V 65,    T 64,  B 12   what nanoGPT trains on a laptop
 
-Each in two ways. `eager`: float32, no compiler, the loop that a tutorial would write. `best`: what helps on this
-processor. For a peer that is its own model with bf16 autocast, torch.compile and fused AdamW; for llm_core it is what
-`training/` offers. Half of the gain there is memory that is kept, so one peer is shown with that as well. The small
-model has no `best`: bf16 does not help it.
+Each in three ways:
+
+    eager          float32, no compiler, the loop that a tutorial would write
+    best           what helps on a processor that multiplies bf16 (AVX-512 BF16, AMX). For a peer that is its own model
+                   with bf16 autocast, torch.compile and fused AdamW; for llm_core it is what `training/` offers
+    best-float32   the same on all others, where bf16 is slower by far
+
+Half of the gain in `best` is memory that is kept, so one peer is shown with that as well. The small model has no
+`best`: bf16 does not help it.
 
 A turn is a few steps: forward, loss, backward, clipping, update. All have about the same number of parameters, and all
 but litgpt a tied output head; llm_core and transformers have the same GPT-2, and their losses must agree.
@@ -79,7 +84,6 @@ def ours(
     fused: bool = False,
     compiled: bool = False,
     cpu: bool = False,
-    masters: bool = False,
 ) -> Callable[[], Turn]:
     """llm_core's own step; the arguments are what its reader would switch on."""
 
@@ -93,7 +97,6 @@ def ours(
         from llm_core.training.compiled import Compiled
         from llm_core.training.cpu import keep_memory, short_attention
         from llm_core.training.losses import CrossEntropy
-        from llm_core.training.masters import MasterWeights
         from llm_core.training.optimizer import AdamW
         from llm_core.training.step import train_step
 
@@ -107,16 +110,12 @@ def ours(
             optimizer: Any = torch.optim.AdamW(model.parameters(), fused=True)
         else:
             optimizer = AdamW(model.parameters())
-        if masters:
-            optimizer = MasterWeights(model, optimizer)
         loss: Any = CrossEntropy() if chunk is None else ChunkedCrossEntropy(chunk)
         if compiled and chunk is None:
             loss = Compiled(loss)
         elif compiled:
             loss = ChunkedCrossEntropy(chunk, hidden=torch.compile(lambda model, ids: model.hidden(ids)))
-        # With masters the whole model is bf16, and there is nothing to cast.
-        autocast = bf16 and not masters
-        precision: Any = torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext()
+        precision: Any = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
 
         def step() -> float:
             record = train_step(model, batch, optimizer, lr=LR, loss=loss, max_norm=MAX_NORM, precision=precision)
@@ -237,13 +236,11 @@ def settings(best: dict[str, bool]) -> dict[str, bool]:
     return {"bf16": False, "fused": False, "compiled": False} | best
 
 
-BEST = {"bf16": True, "fused": True, "compiled": True}
 LITGPT, X = "untied head, rotary positions", "learned positions, tied head"
 
-TASKS: dict[str, dict[str, Contender]] = {}
-for name, work in WORK.items():
-    large = name == "article"  # the only one whose vocabulary is
-    TASKS[f"{name}-eager"] = {
+
+def eager(work: Work, *, large: bool) -> dict[str, Contender]:
+    return {
         "llm_core": Contender(
             ours(work, chunk=256 if large else None, fused=True),
             note="fused AdamW" + ", head and loss in chunks of 256" * large,
@@ -252,16 +249,31 @@ for name, work in WORK.items():
         "litgpt": Contender(litgpt(work), peer=True, note=LITGPT),
         "x-transformers": Contender(x_transformers(work), peer=True, note=X),
     }
-    if name == "small":
-        continue
-    TASKS[f"{name}-best"] = {
+
+
+def best(work: Work, *, large: bool, bf16: bool) -> dict[str, Contender]:
+    helps = {"bf16": bf16, "fused": True, "compiled": True}
+    note = "bf16, " * bf16 + "fused AdamW, compiled"
+    return {
         "llm_core": Contender(
-            ours(work, chunk=1024 if large else None, bf16=True, fused=True, compiled=True, cpu=True, masters=True),
-            note="bf16 with float32 masters, fused AdamW, short_attention, memory kept, compiled"
-            + ", head and loss in chunks of 1024" * large,
+            ours(work, chunk=1024 if large else None, bf16=bf16, fused=True, compiled=not large, cpu=True),
+            note="bf16, " * bf16
+            + "fused AdamW, short_attention, memory kept, "
+            + ("head and loss in chunks of 1024" if large else "compiled"),
         ),
-        "transformers": Contender(transformers(work, **BEST), note="bf16, fused AdamW, compiled"),
-        "transformers, memory kept": Contender(transformers(work, kept=True, **BEST), note="the same, with our switch"),
-        "litgpt": Contender(litgpt(work, **BEST), peer=True, note=f"bf16, fused AdamW, compiled; {LITGPT}"),
-        "x-transformers": Contender(x_transformers(work, **BEST), peer=True, note=f"bf16, fused AdamW, compiled; {X}"),
+        "transformers": Contender(transformers(work, **helps), note=note),
+        "transformers, memory kept": Contender(
+            transformers(work, kept=True, **helps), note="the same, with our switch"
+        ),
+        "litgpt": Contender(litgpt(work, **helps), peer=True, note=f"{note}; {LITGPT}"),
+        "x-transformers": Contender(x_transformers(work, **helps), peer=True, note=f"{note}; {X}"),
     }
+
+
+TASKS: dict[str, dict[str, Contender]] = {}
+for name, work in WORK.items():
+    large = name == "article"  # the only one whose vocabulary is
+    TASKS[f"{name}-eager"] = eager(work, large=large)
+    if name != "small":
+        TASKS[f"{name}-best"] = best(work, large=large, bf16=True)
+        TASKS[f"{name}-best-float32"] = best(work, large=large, bf16=False)

@@ -112,15 +112,47 @@ def test_another_number_of_rows_is_refused():
 
 
 def test_rows_read_on_where_they_stopped_and_begin_again_at_the_end():
-    text = torch.arange(1000) + 5
-    steps = [recipes.next_pieces(text, step, seed=0) for step in range(20)]
+    at = recipes.reading_on(1000, 0)
+    steps = [at(step) for step in range(20)]
     for before, after in pairwise(steps):
         assert torch.equal(before.targets[:, -1], after.inputs[0][:, 0])
     first = steps[0]
     assert first.inputs[0].shape == first.targets.shape == (recipes.BATCH, recipes.LENGTH)
-    assert first.inputs[0][:, 0].tolist() == [5 + row * (1000 // recipes.BATCH) for row in range(recipes.BATCH)]
-    assert int(steps[15].targets[0, -1]) == 5 + 16 * recipes.LENGTH - 1000  # round the end
-    assert not torch.equal(recipes.next_pieces(text, 0, seed=1).targets, first.targets)
+    assert first.inputs[0][:, 0].tolist() == [row * (1000 // recipes.BATCH) for row in range(recipes.BATCH)]
+    assert int(steps[15].targets[0, -1]) == 16 * recipes.LENGTH - 1000  # round the end
+    assert not torch.equal(recipes.reading_on(1000, 1)(0).targets, first.targets)
+
+
+def test_no_piece_comes_twice_before_each_has_come_once():
+    n = 10 * recipes.BATCH * recipes.LENGTH + 1
+    at = recipes.each_once(n, 0)
+    for epoch in range(2):
+        read = torch.cat([at(10 * epoch + step).inputs[0] for step in range(10)])
+        assert torch.equal(read.flatten().sort().values, torch.arange(n - 1))
+    assert torch.equal(at(3).targets, at(3).inputs[0] + 1)
+    assert not torch.equal(recipes.each_once(n, 1)(3).targets, at(3).targets)
+
+
+def test_random_places_are_those_of_the_seed():
+    steps = [recipes.random_places(1000, seed)(0) for seed in (0, 0, 1)]
+    assert torch.equal(steps[0].targets, steps[1].targets)
+    assert not torch.equal(steps[0].targets, steps[2].targets)
+    assert torch.equal(steps[0].targets, steps[0].inputs[0] + 1)
+
+
+def test_a_target_is_what_came_and_what_the_teacher_expected_there():
+    text, places = ids(1, 30)[0], recipes.each_once(30_000, 0)(0)
+    places = type(places)((places.inputs[0] % 29,), places.inputs[0] % 29 + 1)
+    plain = recipes.batch_at(places, text, None, 0.0)
+    assert torch.equal(plain.inputs[0], text[places.inputs[0]])
+    assert torch.equal(plain.targets, text[places.targets])
+    rows = torch.rand(30, 11, generator=torch.Generator().manual_seed(2)).softmax(-1).half()
+    mixed = recipes.batch_at(places, text, rows, 0.25)
+    assert torch.equal(mixed.inputs[0], plain.inputs[0])
+    expected = 0.75 * F.one_hot(plain.targets, 11) + 0.25 * rows[places.targets - 1].float()
+    torch.testing.assert_close(mixed.targets, expected)
+    for share, of_one in [(0.0, F.one_hot(plain.targets, 11).float()), (1.0, rows[places.targets - 1].float())]:
+        torch.testing.assert_close(recipes.batch_at(places, text, rows, share).targets, of_one)
 
 
 @torch.no_grad()
@@ -142,8 +174,7 @@ def test_no_recipe_has_more_parameters_than_the_baseline():
     assert min(sizes.values()) > 0.98 * sizes["baseline"]
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 4096])
-@pytest.mark.parametrize(("n", "parts"), [(1, 2), (2, 3), (3, 7), (5, 2), (5, 60)])
+@pytest.mark.parametrize(("n", "parts", "at_once"), [(1, 2, 4096), (2, 3, 7), (3, 7, 1), (5, 2, 7), (5, 60, 4096)])
 def test_each_place_is_judged_by_a_model_that_has_not_counted_what_came_there(n, parts, at_once, monkeypatch):
     monkeypatch.setattr(teacher, "AT_ONCE", at_once)
     text = ids(1, 60)[0] % 4
@@ -160,4 +191,4 @@ def test_each_place_is_judged_by_a_model_that_has_not_counted_what_came_there(n,
 @pytest.mark.parametrize("parts", [0, 1, 61])
 def test_a_teacher_needs_parts_to_have_counted_and_parts_to_judge(parts):
     with pytest.raises(ValueError, match=f"60 tokens is cut into 2 to 60 parts: got {parts}"):
-        teacher.expectations(ids(1, 60)[0], vocab_size=11, parts=parts)
+        teacher.expectations(ids(1, 60)[0], vocab_size=11, n=3, parts=parts)

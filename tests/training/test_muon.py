@@ -10,6 +10,7 @@ from torch import nn
 
 from llm_core.models.gpt import GPT, GPTConfig
 from llm_core.models.llama import Llama, LlamaConfig
+from llm_core.training import muon
 from llm_core.training.batches import shift
 from llm_core.training.muon import Muon, muon_groups, orthogonalized
 from llm_core.training.optimizer import AdamW
@@ -34,12 +35,30 @@ def test_singular_values_end_near_one_and_directions_stay(shape):
     assert (turned - turned.diag().diag()).abs().max() < 0.06
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6), (1, 5)])
+def test_the_rounds_are_the_polynomial_of_the_singular_values(shape):
+    matrix = random(*shape)
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    values = values / values.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    torch.testing.assert_close(orthogonalized(matrix).double(), left @ values.diag() @ right, rtol=0, atol=1e-5)
+
+
+def test_a_cpu_works_in_float32_and_all_else_in_bf16():
+    assert muon.working_dtype(torch.device("cpu")) == torch.float32
+    assert muon.working_dtype(torch.device("cuda")) == torch.bfloat16
+
+
 def test_a_gradient_of_zeros_gives_a_step_of_zeros():
     assert (orthogonalized(torch.zeros(3, 4)) == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6), (1, 5)])
-def test_takes_the_steps_of_torchs_muon(shape):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-6), (None, 0.02)], ids=["bf16", "its own"])
+def test_takes_the_steps_of_torchs_muon(shape, dtype, tolerance, monkeypatch):
+    if dtype is not None:
+        monkeypatch.setattr(muon, "working_dtype", lambda device: dtype)
     ours, theirs = (nn.Parameter(random(*shape)) for _ in range(2))
     optimizer = Muon([{"params": [ours], "muon": True}], lr=0.05, momentum=0.9, weight_decay=0.3)
     expected = torch.optim.Muon([theirs], lr=0.05, momentum=0.9, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
@@ -47,7 +66,7 @@ def test_takes_the_steps_of_torchs_muon(shape):
         ours.grad = theirs.grad = random(*shape, seed=step + 1)
         optimizer.step()
         expected.step()
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
 def test_other_groups_take_the_steps_of_adamw():
