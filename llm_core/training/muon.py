@@ -58,7 +58,7 @@ def orthogonalized(matrix: Float[Tensor, "M N"], rounds: int = 5) -> Float[Tenso
 class Muon(AdamW):
     """Muon for the groups that say `"muon": True`, AdamW for the others.
 
-    Its steps are those of `torch.optim.Muon`, which works in bf16 everywhere: on a CPU they agree to two digits.
+    Its steps are those of `torch.optim.Muon`, which works in bf16 everywhere: on a CPU they differ by a percent or two.
 
     A matrix of M x N moves by lr x 0.2 sqrt(max(M, N)) U V^T, which is about as far as AdamW would move it. So learning
     rates and weight decays that suit AdamW can be kept, and one schedule does for all groups.
