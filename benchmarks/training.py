@@ -103,6 +103,7 @@ def ours(
         model = our_model(work)
         if cpu:
             keep_memory()
+        if cpu and bf16:  # in float32 the fused kernel is quicker
             short_attention(model)
         ids, targets = work.ids()
         batch = Batch((ids,), targets)
@@ -258,7 +259,9 @@ def best(work: Work, *, large: bool, bf16: bool) -> dict[str, Contender]:
         "llm_core": Contender(
             ours(work, chunk=1024 if large else None, bf16=bf16, fused=True, compiled=not large, cpu=True),
             note="bf16, " * bf16
-            + "fused AdamW, short_attention, memory kept, "
+            + "fused AdamW, "
+            + "short_attention, " * bf16
+            + "memory kept, "
             + ("head and loss in chunks of 1024" if large else "compiled"),
         ),
         "transformers": Contender(transformers(work, **helps), note=note),
