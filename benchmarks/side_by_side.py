@@ -207,10 +207,19 @@ def machine(threads: int) -> dict[str, Any]:
     """What the numbers belong to."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
+    units: list[str] = []
     if cpuinfo.is_file():
         lines = cpuinfo.read_text().splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return {"processor": name, "cores": os.cpu_count(), "threads": threads, "python": platform.python_version()}
+        flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+        units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags]
+    return {
+        "processor": name,
+        "units": units,  # processors of one name differ in them, and so does what is quick
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "python": platform.python_version(),
+    }
 
 
 def report(result: dict[str, Any]) -> str:

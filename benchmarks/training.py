@@ -103,7 +103,7 @@ def ours(
         model = our_model(work)
         if cpu:
             keep_memory()
-        if cpu and bf16:  # in float32 the fused kernel is quicker
+        if cpu and bf16:  # which is what it is for
             short_attention(model)
         ids, targets = work.ids()
         batch = Batch((ids,), targets)
