@@ -46,6 +46,9 @@ def main(
         for task in tasks or known:
             if task not in known:
                 raise typer.BadParameter(f"{name} has no task {task!r}; it has: {', '.join(known)}")
+            if not tasks and task.endswith("-best") and not side_by_side.multiplies_bf16():
+                print(f"{task}: left out, as this processor has no instruction for bf16. Name the task to run it\n")
+                continue
             path = Path(FILES[name].__file__)
             clock = getattr(FILES[name], "CLOCK", "wall")
             result = side_by_side.measure(path, task, known[task], rounds=rounds, threads=threads, clock=clock)

@@ -222,6 +222,12 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
+def multiplies_bf16() -> bool:
+    """Whether the processor has an instruction for it; True where that cannot be told."""
+    units = machine(1)["units"]
+    return not units or not {"avx512_bf16", "amx_bf16"}.isdisjoint(units)
+
+
 def report(result: dict[str, Any]) -> str:
     """A result as a table to read."""
     quiet = "quiet machine" if result["quiet"] else "machine NOT quiet"

@@ -118,3 +118,28 @@ def test_results_name_their_machine_and_are_those_of_tasks_that_exist(monkeypatc
         assert result["task"] == task
         assert [score["contender"] for score in result["scores"]] == list(tasks[task])
         assert result["machine"]["processor"]
+
+
+@pytest.mark.parametrize(
+    ("units", "named", "ran"),
+    [
+        (["avx2"], None, ["a-eager", "a-best-float32"]),
+        (["avx2"], ["a-best"], ["a-best"]),  # who asks for it by name gets it
+        (["avx2", "avx512_bf16"], None, ["a-eager", "a-best", "a-best-float32"]),
+        ([], None, ["a-eager", "a-best", "a-best-float32"]),  # not to be told
+    ],
+)
+def test_tasks_in_bf16_are_left_out_where_the_processor_has_none(units, named, ran, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    run = module("run_benchmark", BENCHMARKS / "run.py")
+    toy = ModuleType("toy")
+    toy.__file__ = str(BENCHMARKS / "toy.py")
+    toy.TASKS = {"a-eager": {}, "a-best": {}, "a-best-float32": {}}
+    monkeypatch.setattr(run, "FILES", {"toy": toy})
+    monkeypatch.setattr(run.side_by_side, "machine", lambda threads: {"units": units})
+    measured = []
+    monkeypatch.setattr(run.side_by_side, "measure", lambda path, task, contenders, **more: measured.append(task))
+    monkeypatch.setattr(run.side_by_side, "report", lambda result: "")
+    run.main("toy", named, rounds=1, threads=1, save=False)
+    assert measured == ran
+    assert ("a-best: left out" in capsys.readouterr().out) == ("a-best" not in ran)
