@@ -11,8 +11,12 @@ Each in three ways:
                    with bf16 autocast, torch.compile and fused AdamW; for llm_core it is what `training/` offers
     best-float32   the same on all others, where bf16 is slower by far
 
-Half of the gain in `best` is memory that is kept, so one peer is shown with that as well. The small model has no
-`best`: bf16 does not help it.
+In `best`, llm_core's model is bf16 itself, with float32 masters; beside it stands the same under autocast, which is
+what the peers have. Half of the gain is memory that is kept, so one peer is shown with that as well. The small model
+has no `best`: bf16 does not help it.
+
+The last contender takes no step: it only multiplies matrices of the sizes that a step needs. What it takes is the least
+that a step can take on this processor, as long as it multiplies through torch.
 
 A turn is a few steps: forward, loss, backward, clipping, update. All have about the same number of parameters, and all
 but litgpt a tied output head; llm_core and transformers have the same GPT-2, and their losses must agree.
@@ -84,6 +88,7 @@ def ours(
     fused: bool = False,
     compiled: bool = False,
     cpu: bool = False,
+    masters: bool = False,
 ) -> Callable[[], Turn]:
     """llm_core's own step; the arguments are what its reader would switch on."""
 
@@ -97,6 +102,7 @@ def ours(
         from llm_core.training.compiled import Compiled
         from llm_core.training.cpu import keep_memory, short_attention
         from llm_core.training.losses import CrossEntropy
+        from llm_core.training.masters import MasterWeights
         from llm_core.training.optimizer import AdamW
         from llm_core.training.step import train_step
 
@@ -111,18 +117,51 @@ def ours(
             optimizer: Any = torch.optim.AdamW(model.parameters(), fused=True)
         else:
             optimizer = AdamW(model.parameters())
+        if masters:
+            optimizer = MasterWeights(model, optimizer)
         loss: Any = CrossEntropy() if chunk is None else ChunkedCrossEntropy(chunk)
         if compiled and chunk is None:
             loss = Compiled(loss)
         elif compiled:
             loss = ChunkedCrossEntropy(chunk, hidden=torch.compile(lambda model, ids: model.hidden(ids)))
-        precision: Any = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+        # With masters the whole model is bf16, and there is nothing to cast.
+        autocast = bf16 and not masters
+        precision: Any = torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext()
 
         def step() -> float:
             record = train_step(model, batch, optimizer, lr=LR, loss=loss, max_norm=MAX_NORM, precision=precision)
             return round(record.loss, 1 if bf16 else 3)
 
         return warmed(step, work.steps)
+
+    return prepare
+
+
+def products_alone(work: Work, *, bf16: bool = False) -> Callable[[], Turn]:
+    """The matrix products of a step, forward and backward, those of attention aside; and nothing else."""
+
+    def prepare() -> Turn:
+        import torch
+
+        D, V, N = work.d_model, work.vocab_size, work.batch * work.length
+        block = [(D, 3 * D), (D, D), (D, 4 * D), (4 * D, D)]
+        layers = block * work.n_layers + [(D, V)]
+
+        def tensors(width: int, out: int) -> list[Any]:
+            sizes = [(N, width), (width, out), (N, out)]
+            made = [torch.randn(size).to(torch.bfloat16 if bf16 else torch.float32) for size in sizes]
+            return [*made, *(torch.empty_like(tensor) for tensor in made)]
+
+        kept = {layer: tensors(*layer) for layer in dict.fromkeys(layers)}
+
+        def turn() -> None:  # nothing that others could agree with
+            for layer in work.steps * layers:
+                x, weight, grad, d_x, d_weight, y = kept[layer]
+                torch.mm(x, weight, out=y)
+                torch.mm(grad, weight.T, out=d_x)
+                torch.mm(x.T, grad, out=d_weight)
+
+        return turn
 
     return prepare
 
@@ -170,6 +209,24 @@ def transformers(work: Work, *, kept: bool = False, **best: bool) -> Callable[[]
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
         return torchs_loop(work, loss_of, model, **settings(best))
+
+    return prepare
+
+
+def torchs_chunks(work: Work) -> Callable[[], Turn]:
+    """Our model with torch's own chunked head and loss."""
+
+    def prepare() -> Turn:
+        import torch
+        import torch.nn.functional as F
+
+        model, options = our_model(work), torch.nn.LinearCrossEntropyOptions()
+
+        def loss_of(model: Any, ids: Any, targets: Any) -> Any:
+            hidden = model.hidden(ids).flatten(0, 1)
+            return F.linear_cross_entropy(hidden, model.head_weight, targets.flatten(), options=options)
+
+        return torchs_loop(work, loss_of, model, **settings({"fused": True}))
 
     return prepare
 
@@ -241,35 +298,45 @@ LITGPT, X = "untied head, rotary positions", "learned positions, tied head"
 
 
 def eager(work: Work, *, large: bool) -> dict[str, Contender]:
+    torchs = {"llm_core, torch's chunks": Contender(torchs_chunks(work), note="fused AdamW, linear_cross_entropy")}
     return {
         "llm_core": Contender(
-            ours(work, chunk=256 if large else None, fused=True),
-            note="fused AdamW" + ", head and loss in chunks of 256" * large,
+            ours(work, chunk=512 if large else None, fused=True),
+            note="fused AdamW" + ", head and loss in chunks of 512" * large,
         ),
+        **(torchs if large else {}),
         "transformers": Contender(transformers(work)),
         "litgpt": Contender(litgpt(work), peer=True, note=LITGPT),
         "x-transformers": Contender(x_transformers(work), peer=True, note=X),
+        "matrix products alone": Contender(products_alone(work)),
     }
 
 
 def best(work: Work, *, large: bool, bf16: bool) -> dict[str, Contender]:
     helps = {"bf16": bf16, "fused": True, "compiled": True}
     note = "bf16, " * bf16 + "fused AdamW, compiled"
+    chunks = ", head and loss in chunks of 1024" * large
+    switches = "fused AdamW, " + "short_attention, " * bf16 + "memory kept, "
+    chunk = 1024 if large else None
+    autocast = ours(work, chunk=chunk, bf16=bf16, fused=True, compiled=not large, cpu=True)
+    autocast_note = switches + (chunks.removeprefix(", ") or "compiled")
+    if bf16:
+        masters = ours(work, chunk=chunk, bf16=True, fused=True, compiled=True, cpu=True, masters=True)
+        us = {
+            "llm_core": Contender(masters, note=f"bf16 with float32 masters, {switches}compiled{chunks}"),
+            "llm_core, autocast": Contender(autocast, note=f"bf16, {autocast_note}"),
+        }
+    else:
+        us = {"llm_core": Contender(autocast, note=autocast_note)}
     return {
-        "llm_core": Contender(
-            ours(work, chunk=1024 if large else None, bf16=bf16, fused=True, compiled=not large, cpu=True),
-            note="bf16, " * bf16
-            + "fused AdamW, "
-            + "short_attention, " * bf16
-            + "memory kept, "
-            + ("head and loss in chunks of 1024" if large else "compiled"),
-        ),
+        **us,
         "transformers": Contender(transformers(work, **helps), note=note),
         "transformers, memory kept": Contender(
             transformers(work, kept=True, **helps), note="the same, with our switch"
         ),
         "litgpt": Contender(litgpt(work, **helps), peer=True, note=f"{note}; {LITGPT}"),
         "x-transformers": Contender(x_transformers(work, **helps), peer=True, note=f"{note}; {X}"),
+        "matrix products alone": Contender(products_alone(work, bf16=bf16)),
     }
 
 

@@ -14,6 +14,9 @@ The gradient is there before anyone asks for it: `backward` has only to hand it 
 `cross_entropy(model(ids), targets)`, and so is the number of multiplications; what is saved is memory, and the time it
 takes to write and read it. A few large chunks are best: each of them reads and writes all of d W.
 
+New versions of torch have one too, `torch.nn.functional.linear_cross_entropy` with `LinearCrossEntropyOptions`;
+benchmarks/training.py has both.
+
 Taught in chapters/03_algorithms/07_faster_training.
 """
 
@@ -50,7 +53,7 @@ class ChunkedCrossEntropy:
     """The loss `CrossEntropy`, without ever holding all the logits.
 
     Args:
-        chunk: positions whose logits are held at a time; two tensors of chunk x V numbers are what it costs.
+    XX
         ignore_id: targets with this id (padding) do not count, and their logits are not computed.
         label_smoothing: this share of the target's probability is spread evenly over all V tokens.
         hidden: (model, inputs) -> last hidden states, `model.hidden(*inputs)` unless given. A compiled one goes here.
@@ -138,26 +141,26 @@ class _HeadAndLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight: Tensor | None = None
         head, V = weight.to(dtype), len(weight)
-        # The same memory for every chunk: fresh pages for tensors of this size cost a fifth of the whole.
+        # One piece of memory for all chunks, and for logits, softmax and gradient: fresh pages for tensors of this size
+        # cost a fifth of the whole.
         chunk = min(chunk, max(1, len(hidden)))
-        scores, p = (hidden.new_empty(chunk, V, dtype=dtype) for _ in range(2))
+        memory = hidden.new_empty(chunk, V, dtype=dtype)
         total = hidden.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
         for start in range(0, len(hidden), chunk):
             h, picked = hidden[start : start + chunk].to(dtype), targets[start : start + chunk, None]
-            logits, grad = scores[: len(h)], p[: len(h)]
-            torch.mm(h, head.T, out=logits)
-            torch.softmax(logits, -1, out=grad)
-            # ln p of the likeliest token can be taken: p is 1/V at least. It gives the logarithm of the sum, and so
-            # -ln p of the target, whose p may be too small for a float.
-            top, top_p = (x.amax(-1, keepdim=True).to(total.dtype) for x in (logits, grad))
-            log_total = top - top_p.log()
-            total += (log_total - (1 - smoothing) * logits.gather(-1, picked)).sum()
+            logits = torch.mm(h, head.T, out=memory[: len(h)])
+            top, of_target = logits.amax(-1, keepdim=True), logits.gather(-1, picked)
             if smoothing:
                 total -= smoothing * logits.mean(-1, dtype=total.dtype).sum()
+            # Over the logits; a row is read to its end before it is written.
+            p = torch.softmax(logits, -1, out=logits)
+            # ln p of the likeliest token can be taken: p is 1/V at least. It gives the logarithm of the sum, and so
+            # -ln p of the target, whose p may be too small for a float.
+            log_total = top.to(total.dtype) - p.amax(-1, keepdim=True).to(total.dtype).log()
+            total += (log_total - (1 - smoothing) * of_target).sum()
             if not (wants_hidden or wants_weight):
                 continue
-            if smoothing:
-                grad -= smoothing / V
+            grad = p.sub_(smoothing / V) if smoothing else p
             grad[torch.arange(len(h), device=h.device), picked.squeeze(-1)] -= 1 - smoothing
             if grad_hidden is not None:
                 grad_hidden[start : start + len(h)] = grad @ head

@@ -116,7 +116,10 @@ def test_results_name_their_machine_and_are_those_of_tasks_that_exist(monkeypatc
         name, _, task = file.stem.partition("-")
         tasks = module(name + "_benchmark", BENCHMARKS / f"{name}.py").TASKS
         assert result["task"] == task
-        assert [score["contender"] for score in result["scores"]] == list(tasks[task])
+        scored = [score["contender"] for score in result["scores"]]
+        # A contender may have come in later; those that are gone take their result with them.
+        assert scored == [contender for contender in tasks[task] if contender in scored]
+        assert len(scored) > 1
         assert result["machine"]["processor"]
 
 

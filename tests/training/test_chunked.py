@@ -41,6 +41,17 @@ def test_loss_and_gradients_are_those_of_torchs_cross_entropy(chunk, smoothing):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="this torch has none of its own")
+def test_loss_and_gradients_are_those_of_torchs_own_chunks():
+    hidden, weight = draws(40, D).requires_grad_(), draws(V, D, seed=1).requires_grad_()
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=16)
+    theirs = F.linear_cross_entropy(hidden, weight, targets(40), reduction="sum", ignore_index=2, options=options)
+    ours = chunked_cross_entropy(hidden, weight, targets(40), chunk=16, ignore_id=2)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(loss, (hidden, weight)) for loss in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 def test_gradients_agree_with_finite_differences():
     pair = [draws(5, D).requires_grad_(), draws(V, D, seed=1).requires_grad_()]
     chunked_cross_entropy(*pair, targets(5), chunk=2, label_smoothing=0.2).backward()
