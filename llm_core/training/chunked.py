@@ -53,7 +53,7 @@ class ChunkedCrossEntropy:
     """The loss `CrossEntropy`, without ever holding all the logits.
 
     Args:
-    XX
+        chunk: positions whose logits are held at a time; one tensor of chunk x V numbers is what it costs.
         ignore_id: targets with this id (padding) do not count, and their logits are not computed.
         label_smoothing: this share of the target's probability is spread evenly over all V tokens.
         hidden: (model, inputs) -> last hidden states, `model.hidden(*inputs)` unless given. A compiled one goes here.

@@ -52,6 +52,15 @@ def test_loss_and_gradients_are_those_of_torchs_own_chunks():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [1, 13, 1024, 30_011])
+def test_torchs_softmax_may_write_over_its_input(dtype, width):
+    """Nobody promises it, and the chunked loss does it."""
+    logits = (10 * draws(5, width)).to(dtype)
+    apart = torch.softmax(logits, -1)
+    assert torch.equal(torch.softmax(logits, -1, out=logits), apart)
+
+
 def test_gradients_agree_with_finite_differences():
     pair = [draws(5, D).requires_grad_(), draws(V, D, seed=1).requires_grad_()]
     chunked_cross_entropy(*pair, targets(5), chunk=2, label_smoothing=0.2).backward()
