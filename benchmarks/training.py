@@ -13,7 +13,7 @@ Each in three ways:
     best-float32   the same on all others, where bf16 is slower by far
 
 In `best`, llm_core's model is bf16 itself, with float32 masters; beside it stands the same under autocast, which is
-what the peers have. Half of the gain is memory that is kept, so one peer is shown with that as well. The small model
+what the peers have. Much of the gain is memory that is kept, so one peer is shown with that as well. The small model
 has no `best`: bf16 does not help it.
 
 The last contender takes no step: it only multiplies matrices of the sizes that a step needs. What it takes is the least

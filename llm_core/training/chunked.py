@@ -14,7 +14,7 @@ The gradient is there before anyone asks for it: `backward` has only to hand it 
 `cross_entropy(model(ids), targets)`, and so is the number of multiplications; what is saved is memory, and the time it
 takes to write and read it. A few large chunks are best: each of them reads and writes all of d W.
 
-New versions of torch have one too, `torch.nn.functional.linear_cross_entropy` with `LinearCrossEntropyOptions`;
+torch 2.13 has one too, `torch.nn.functional.linear_cross_entropy` with `options=LinearCrossEntropyOptions()`;
 benchmarks/training.py has both.
 
 Taught in chapters/03_algorithms/07_faster_training.
@@ -53,7 +53,8 @@ class ChunkedCrossEntropy:
     """The loss `CrossEntropy`, without ever holding all the logits.
 
     Args:
-        chunk: positions whose logits are held at a time; one tensor of chunk x V numbers is what it costs.
+        chunk: positions whose logits are held at a time; one tensor of chunk x V numbers is what it costs
+            on a CPU, two elsewhere.
         ignore_id: targets with this id (padding) do not count, and their logits are not computed.
         label_smoothing: this share of the target's probability is spread evenly over all V tokens.
         hidden: (model, inputs) -> last hidden states, `model.hidden(*inputs)` unless given. A compiled one goes here.
@@ -140,9 +141,9 @@ class _HeadAndLoss(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight: Tensor | None = None
-        head, V = weight.to(dtype), len(weight)
-        # One piece of memory for all chunks, and for logits, softmax and gradient: fresh pages for tensors of this size
-        # cost a fifth of the whole.
+        head, V, device = weight.to(dtype), len(weight), hidden.device.type
+        # One piece of memory for all chunks, and on a CPU for logits, softmax and gradient: fresh pages for tensors of
+        # this size cost a fifth of the whole.
         chunk = min(chunk, max(1, len(hidden)))
         memory = hidden.new_empty(chunk, V, dtype=dtype)
         total = hidden.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
@@ -152,8 +153,9 @@ class _HeadAndLoss(torch.autograd.Function):
             top, of_target = logits.amax(-1, keepdim=True), logits.gather(-1, picked)
             if smoothing:
                 total -= smoothing * logits.mean(-1, dtype=total.dtype).sum()
-            # Over the logits; a row is read to its end before it is written.
-            p = torch.softmax(logits, -1, out=logits)
+            # On a CPU over the logits: there a row is read to its end before it is written (a test holds torch to it).
+            # Elsewhere that is not known, and new memory costs less.
+            p = torch.softmax(logits, -1, out=logits if device == "cpu" else None)
             # ln p of the likeliest token can be taken: p is 1/V at least. It gives the logarithm of the sum, and so
             # -ln p of the target, whose p may be too small for a float.
             log_total = top.to(total.dtype) - p.amax(-1, keepdim=True).to(total.dtype).log()

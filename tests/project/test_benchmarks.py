@@ -117,7 +117,7 @@ def test_results_name_their_machine_and_are_those_of_tasks_that_exist(monkeypatc
         tasks = module(name + "_benchmark", BENCHMARKS / f"{name}.py").TASKS
         assert result["task"] == task
         scored = [score["contender"] for score in result["scores"]]
-        # A contender may have come in later; those that are gone take their result with them.
+        # A result may be older than a contender; it may not name one that is gone.
         assert scored == [contender for contender in tasks[task] if contender in scored]
         assert len(scored) > 1
         assert result["machine"]["processor"]
