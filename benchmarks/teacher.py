@@ -23,7 +23,7 @@ from llm_core.models.ngram import ModifiedKneserNey, NGramModel
 AT_ONCE = 4096  # places whose distributions are worked out together, 8 V bytes each and several times over
 
 
-def expectations(ids: Int[Tensor, "N"], *, vocab_size: int, n: int, parts: int = 20) -> Float[Tensor, "N V"]:
+def expectations(ids: Int[Tensor, " N"], *, vocab_size: int, n: int, parts: int = 20) -> Float[Tensor, "N V"]:
     """Row t: the probability of each token after the first t + 1, by a model that has not counted what came there.
 
     In float16, as there are N V numbers: of a probability it keeps three digits.

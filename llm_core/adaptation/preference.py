@@ -43,12 +43,12 @@ Reference = Callable[[nn.Module, Batch], Tensor]
 class Preferences:
     """What N pairs say of a model. `losses` has the gradient; the rewards are numbers to look at."""
 
-    losses: Float[Tensor, "N"]
-    chosen_rewards: Float[Tensor, "N"]
-    rejected_rewards: Float[Tensor, "N"]
+    losses: Float[Tensor, " N"]
+    chosen_rewards: Float[Tensor, " N"]
+    rejected_rewards: Float[Tensor, " N"]
 
     @property
-    def margins(self) -> Float[Tensor, "N"]:
+    def margins(self) -> Float[Tensor, " N"]:
         """How much more the chosen answer is worth, in nats times beta."""
         return self.chosen_rewards - self.rejected_rewards
 
@@ -59,10 +59,10 @@ class Preferences:
 
 
 def dpo_loss(
-    policy_chosen: Float[Tensor, "N"],
-    policy_rejected: Float[Tensor, "N"],
-    reference_chosen: Float[Tensor, "N"],
-    reference_rejected: Float[Tensor, "N"],
+    policy_chosen: Float[Tensor, " N"],
+    policy_rejected: Float[Tensor, " N"],
+    reference_chosen: Float[Tensor, " N"],
+    reference_rejected: Float[Tensor, " N"],
     *,
     beta: float | int = 0.1,
     label_smoothing: float | int = 0.0,
@@ -100,10 +100,10 @@ def dpo_loss(
 
 
 def ipo_loss(
-    policy_chosen: Float[Tensor, "N"],
-    policy_rejected: Float[Tensor, "N"],
-    reference_chosen: Float[Tensor, "N"],
-    reference_rejected: Float[Tensor, "N"],
+    policy_chosen: Float[Tensor, " N"],
+    policy_rejected: Float[Tensor, " N"],
+    reference_chosen: Float[Tensor, " N"],
+    reference_rejected: Float[Tensor, " N"],
     *,
     tau: float | int = 0.1,
 ) -> Preferences:
@@ -124,7 +124,7 @@ def ipo_loss(
 
 def sequence_log_probs(
     model: nn.Module, ids: Int[Tensor, "B T"], completion: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B"]:
+) -> Float[Tensor, " B"]:
     """ln p(completion | what stands before it) of each row: the sum over the completion's tokens, in nats.
 
     A sum and not a mean: a longer answer is less likely.
@@ -176,7 +176,7 @@ class FrozenModel:
 
     model: nn.Module
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Float[Tensor, "N2"]:
+    def __call__(self, model: nn.Module, batch: Batch) -> Float[Tensor, " N2"]:
         """The log-probabilities of the batch's rows by the other model."""
         return _reference_log_probs(self.model, batch)
 
@@ -185,7 +185,7 @@ class FrozenModel:
 class LoRAOff:
     """The reference is the model that learns, with its adapters switched off: no second model is needed."""
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Float[Tensor, "N2"]:
+    def __call__(self, model: nn.Module, batch: Batch) -> Float[Tensor, " N2"]:
         """The log-probabilities of the batch's rows by the model without its adapters.
 
         Raises:
@@ -204,7 +204,7 @@ class Stored:
         """The batch with the reference's log-probabilities of its rows, as the second of its inputs."""
         return Batch((batch.inputs[0], _reference_log_probs(reference, batch)), batch.targets)
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Float[Tensor, "N2"]:
+    def __call__(self, model: nn.Module, batch: Batch) -> Float[Tensor, " N2"]:
         """What the batch brings.
 
         Raises:
@@ -249,13 +249,13 @@ class PreferenceLoss:
         return self.objective(policy[:n], policy[n:], reference[:n], reference[n:])
 
 
-def _log_probs(model: nn.Module, batch: Batch) -> Float[Tensor, "N2"]:
+def _log_probs(model: nn.Module, batch: Batch) -> Float[Tensor, " N2"]:
     return _row_sums(model(batch.inputs[0]), batch.targets, batch.targets != IGNORE_ID)
 
 
 def _row_sums(
     logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], real: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B"]:
+) -> Float[Tensor, " B"]:
     """The sum of ln p(target) over the real targets of each row."""
     rows = real.nonzero()[:, 0]
     # float32 at least: in bfloat16 the sum of a long answer is off by more than the two answers differ.
@@ -265,7 +265,7 @@ def _row_sums(
 
 
 @torch.no_grad()
-def _reference_log_probs(model: nn.Module, batch: Batch) -> Float[Tensor, "N2"]:
+def _reference_log_probs(model: nn.Module, batch: Batch) -> Float[Tensor, " N2"]:
     with _evaluating(model):
         return _log_probs(model, batch)
 

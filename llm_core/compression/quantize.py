@@ -30,7 +30,7 @@ from llm_core.layers.embedding import TokenEmbedding
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def quantize_int8(weight: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, "O"]]:
+def quantize_int8(weight: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, " O"]]:
     """Codes and scales with weight ~ codes * scale[:, None]; no weight moves by more than scale / 2.
 
     The largest weight of a row gets code 127 or -127. A row of zeros has scale 1.
@@ -112,7 +112,7 @@ class Int8Linear(nn.Module):
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, codes: Int8[Tensor, "O I"], scale: Float[Tensor, "O"], bias: Tensor | None = None) -> None:
+    def __init__(self, codes: Int8[Tensor, "O I"], scale: Float[Tensor, " O"], bias: Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = codes.shape
         self.register_buffer("codes", codes)
@@ -141,7 +141,7 @@ class Int8Embedding(nn.Module):
     codes: Tensor
     scale: Tensor
 
-    def __init__(self, codes: Int8[Tensor, "V D"], scale: Float[Tensor, "V"]) -> None:
+    def __init__(self, codes: Int8[Tensor, "V D"], scale: Float[Tensor, " V"]) -> None:
         super().__init__()
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
@@ -290,7 +290,7 @@ def quantize_4bit(model: Model, *, group: int = 32, for_generation: bool = False
 
 
 def int8_product(
-    x: Float[Tensor, "*batch I"], codes: Int8[Tensor, "O I"], scale: Float[Tensor, "O"]
+    x: Float[Tensor, "*batch I"], codes: Int8[Tensor, "O I"], scale: Float[Tensor, " O"]
 ) -> Float[Tensor, "*batch O"]:
     """x @ (codes * scale)^T. On the CPU, and where no gradient is wanted, by torch's kernel, which takes bfloat16.
 

@@ -25,7 +25,7 @@ from llm_core.layers.embedding import TokenEmbedding
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def split_product(x: Float[Tensor, "I"], weight: Float[Tensor, "O I"], parts: int) -> Float[Tensor, "O"]:
+def split_product(x: Float[Tensor, " I"], weight: Float[Tensor, "O I"], parts: int) -> Float[Tensor, " O"]:
     """weight @ x, in so many parts of the rows; what does not divide evenly comes last and by itself."""
     rows = weight.shape[0] // parts * parts
     pieces = weight[:rows].unflatten(0, (parts, -1)).transpose(1, 2)  # (parts, I, rows / parts), a view

@@ -56,7 +56,7 @@ OURS = re.compile(r"tokens-\d{5,}\.bin(\.part)?|manifest\.json\.part")  # what a
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing
 
-Document = Sequence[int] | Integer[np.ndarray, "N"] | Integer[Tensor, "N"]
+Document = Sequence[int] | Integer[np.ndarray, " N"] | Integer[Tensor, " N"]
 
 
 class ShardError(ValueError):
@@ -138,7 +138,7 @@ def write_shards(
     return TokenShards(folder)
 
 
-def _checked(document: Any, vocab_size: int, number: int) -> Integer[np.ndarray, "N"]:
+def _checked(document: Any, vocab_size: int, number: int) -> Integer[np.ndarray, " N"]:
     """The ids of a document as an array, all of them in the vocabulary."""
     ids = np.asarray(document)
     if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
@@ -179,7 +179,7 @@ class _Writer:
         self._file: BinaryIO | None = None
         self._path, self._tokens, self._digest = folder, 0, hashlib.sha256()  # of the file that is being written
 
-    def write(self, ids: Integer[np.ndarray, "N"]) -> None:
+    def write(self, ids: Integer[np.ndarray, " N"]) -> None:
         while len(ids):
             file = self._file or self._begin()
             room = self.shard_tokens - self._tokens
@@ -335,8 +335,8 @@ class TokenShards:
     @overload
     def __getitem__(self, where: int) -> int: ...
     @overload
-    def __getitem__(self, where: slice) -> Int[Tensor, "N"]: ...
-    def __getitem__(self, where: int | slice) -> int | Int[Tensor, "N"]:
+    def __getitem__(self, where: slice) -> Int[Tensor, " N"]: ...
+    def __getitem__(self, where: int | slice) -> int | Int[Tensor, " N"]:
         """One id, or a stretch of them as a tensor of its own; stretches may cross from shard to shard."""
         if isinstance(where, int):
             at = range(len(self))[where]  # counts from the end where it is negative, raises IndexError
@@ -389,7 +389,7 @@ class WindowSampler:
 
     def __init__(
         self,
-        tokens: TokenShards | Integer[Tensor, "N"],
+        tokens: TokenShards | Integer[Tensor, " N"],
         *,
         batch_size: int,
         length: int,
@@ -445,8 +445,8 @@ GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: its multiples spread ev
 
 
 def permute(
-    places: UInt64[np.ndarray, "B"], n: int, *, seed: int, epochs: UInt64[np.ndarray, "B"]
-) -> UInt64[np.ndarray, "B"]:
+    places: UInt64[np.ndarray, " B"], n: int, *, seed: int, epochs: UInt64[np.ndarray, " B"]
+) -> UInt64[np.ndarray, " B"]:
     """What stands at some places of random permutations of 0 ... n - 1, one for each seed and epoch.
 
     Nothing of size n is stored. The module's docstring says how it is done.
@@ -469,8 +469,8 @@ def permute(
 
 
 def _turn(
-    numbers: UInt64[np.ndarray, "B"], height: int, width: int, keys: Sequence[UInt64[np.ndarray, "B"]]
-) -> UInt64[np.ndarray, "B"]:
+    numbers: UInt64[np.ndarray, " B"], height: int, width: int, keys: Sequence[UInt64[np.ndarray, " B"]]
+) -> UInt64[np.ndarray, " B"]:
     """Send cells of a table to cells of the table, each to another one; a cell's number is row * width + column."""
     rows, columns = np.divmod(numbers, np.uint64(width))
     for column_key, row_key in zip(keys[::2], keys[1::2], strict=True):
@@ -479,7 +479,7 @@ def _turn(
     return rows * np.uint64(width) + columns
 
 
-def _mix(numbers: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
+def _mix(numbers: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
     """Hash 64 bits to 64 bits, no two to the same: every bit depends on all (the last step of SplitMix64)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

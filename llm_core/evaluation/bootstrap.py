@@ -85,7 +85,7 @@ def resampled(
     draw: Draw = together,
     n_resamples: int = 2000,
     generator: torch.Generator | None = None,
-) -> Float[Tensor, "R"]:
+) -> Float[Tensor, " R"]:
     """The statistic on R test sets that might have been.
 
     Args:
@@ -176,13 +176,13 @@ def compare_systems(
     )
 
 
-def _take(sample: Examples, places: Int[Tensor, "N"]) -> Examples:
+def _take(sample: Examples, places: Int[Tensor, " N"]) -> Examples:
     if isinstance(sample, Tensor):
         return sample[places.to(sample.device)]
     return [sample[i] for i in places.tolist()]
 
 
-def _interval(estimate: float, values: Float[Tensor, "R"], level: float) -> Interval:
+def _interval(estimate: float, values: Float[Tensor, " R"], level: float) -> Interval:
     low, high = np.quantile(values.numpy(), [(1 - level) / 2, (1 + level) / 2]).tolist()
     return Interval(estimate, low, high, level)
 

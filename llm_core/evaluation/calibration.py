@@ -29,7 +29,7 @@ TOLERANCE = 2**-8
 class Bins(Protocol):
     """Where one bin of confidences ends and the next begins."""
 
-    def edges(self, confidence: Float[Tensor, "N"]) -> Float[Tensor, "M1"]:
+    def edges(self, confidence: Float[Tensor, " N"]) -> Float[Tensor, " M1"]:
         """The edges of M bins, M + 1 numbers from the lowest to the highest; bin m is (edge m, edge m + 1]."""
         ...
 
@@ -48,7 +48,7 @@ class EqualWidth:
         if self.n < 1:
             raise ValueError(f"there must be at least one bin: got n={self.n}")
 
-    def edges(self, confidence: Float[Tensor, "N"]) -> Float[Tensor, "M1"]:
+    def edges(self, confidence: Float[Tensor, " N"]) -> Float[Tensor, " M1"]:
         """0, 1 / n, 2 / n, ..., 1."""
         return torch.from_numpy(np.linspace(0, 1, self.n + 1))
 
@@ -67,7 +67,7 @@ class EqualMass:
         if self.n < 1:
             raise ValueError(f"there must be at least one bin: got n={self.n}")
 
-    def edges(self, confidence: Float[Tensor, "N"]) -> Float[Tensor, "M1"]:
+    def edges(self, confidence: Float[Tensor, " N"]) -> Float[Tensor, " M1"]:
         """The quantiles of the confidences at 0, 1 / n, 2 / n, ..., 1."""
         # numpy's: torch.quantile takes no more than 16 million numbers.
         return torch.from_numpy(np.quantile(confidence.numpy(), np.linspace(0, 1, self.n + 1)))
@@ -84,10 +84,10 @@ class ReliabilityTable:
         accuracy: (M,) the share of them that is right; NaN in an empty bin.
     """
 
-    edges: Float[Tensor, "M1"]
-    counts: Int[Tensor, "M"]
-    confidence: Float[Tensor, "M"]
-    accuracy: Float[Tensor, "M"]
+    edges: Float[Tensor, " M1"]
+    counts: Int[Tensor, " M"]
+    confidence: Float[Tensor, " M"]
+    accuracy: Float[Tensor, " M"]
 
     @property
     def calibration_error(self) -> float:
@@ -97,7 +97,7 @@ class ReliabilityTable:
 
 
 def reliability_table(
-    confidence: Float[Tensor, "..."], right: Bool[Tensor, "..."], *, bins: Bins = EqualWidth()
+    confidence: Float[Tensor, " ..."], right: Bool[Tensor, " ..."], *, bins: Bins = EqualWidth()
 ) -> ReliabilityTable:
     """Sort examples into bins by confidence, and look how many of each are right.
 
@@ -128,7 +128,7 @@ def reliability_table(
 
 
 def expected_calibration_error(
-    probabilities: Float[Tensor, "..."], labels: Int[Tensor, "..."], *, bins: Bins = EqualWidth()
+    probabilities: Float[Tensor, " ..."], labels: Int[Tensor, " ..."], *, bins: Bins = EqualWidth()
 ) -> float:
     """The calibration error of the likeliest classes: how far their probabilities are from how often they are right.
 
@@ -148,8 +148,8 @@ def expected_calibration_error(
 
 
 def top_class(
-    probabilities: Float[Tensor, "..."], labels: Int[Tensor, "..."]
-) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+    probabilities: Float[Tensor, " ..."], labels: Int[Tensor, " ..."]
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
     """The probability of each example's likeliest class, and whether it is the right one.
 
     Raises:
@@ -160,7 +160,7 @@ def top_class(
     return confidence.clamp(max=1.0), answer == labels  # rows sum to one up to rounding
 
 
-def brier_score(probabilities: Float[Tensor, "..."], labels: Int[Tensor, "..."]) -> float:
+def brier_score(probabilities: Float[Tensor, " ..."], labels: Int[Tensor, " ..."]) -> float:
     """The mean over the examples of sum_c (p_c - [c is right])^2: 0 is perfect, 2 is sure and wrong.
 
     Arguments and errors are those of `expected_calibration_error`. With two classes it is twice the (p - y)^2 that is
@@ -177,7 +177,7 @@ def brier_score(probabilities: Float[Tensor, "..."], labels: Int[Tensor, "..."])
     return float((p - came).square().sum(dim=1).mean())
 
 
-def fit_temperature(logits: Float[Tensor, "..."], labels: Int[Tensor, "..."]) -> float:
+def fit_temperature(logits: Float[Tensor, " ..."], labels: Int[Tensor, " ..."]) -> float:
     """The temperature T at which softmax(logits / T) makes the labels likeliest.
 
     Fit it on examples that the model has not learned from, and apply it to others. In b = 1 / T the mean of

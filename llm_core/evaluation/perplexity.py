@@ -94,7 +94,7 @@ class Likelihood:
 
 def text_likelihood(
     model: Predicts,
-    ids: Int[Tensor, "..."] | Sequence[int],
+    ids: Int[Tensor, " ..."] | Sequence[int],
     *,
     context: int,
     stride: int | None = None,
@@ -124,7 +124,7 @@ def text_likelihood(
 
 def texts_likelihood(
     model: Predicts,
-    texts: Sequence[Int[Tensor, "..."] | Sequence[int]],
+    texts: Sequence[Int[Tensor, " ..."] | Sequence[int]],
     *,
     context: int,
     stride: int | None = None,

@@ -124,13 +124,13 @@ def mean_over_queries(
     return math.fsum(measure(s, r) for s, r in zip(scores, relevance, strict=True)) / len(scores)
 
 
-def _relevant_at_ranks(scores: Numbers, relevance: Numbers) -> Float[Tensor, "N"]:
+def _relevant_at_ranks(scores: Numbers, relevance: Numbers) -> Float[Tensor, " N"]:
     """The chance that rank 1, 2, ... holds a relevant document."""
     values, gains = _check(scores, relevance)
     return _mean_over_ties(values, (gains > 0).double())
 
 
-def _mean_over_ties(scores: Float[Tensor, "N"], gains: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+def _mean_over_ties(scores: Float[Tensor, " N"], gains: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """The gain at rank 1, 2, ..., as the mean over all orders of what ties: that of the documents with this score."""
     _, level, sizes = (-scores).unique(return_inverse=True, return_counts=True)  # best first
     totals = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, level, gains)
@@ -163,7 +163,7 @@ def _check_k(k: int) -> int:
     return k
 
 
-def _check(scores: Numbers, relevance: Numbers) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+def _check(scores: Numbers, relevance: Numbers) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     values, gains = (torch.as_tensor(x, dtype=torch.float64).cpu() for x in (scores, relevance))
     if values.ndim != 1 or values.shape != gains.shape:
         raise ValueError(

@@ -63,7 +63,7 @@ def stream(
     stop_id: int | Collection[int] | None = None,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
-) -> Iterator[Int[Tensor, "B"]]:
+) -> Iterator[Int[Tensor, " B"]]:
     """The tokens that continue the prompts, one for each row at a time.
 
     A row gets the greedy tokens it would get alone, up to rounding; drawn ones depend on the whole batch, which
@@ -156,7 +156,7 @@ def generate(
 
 def batch_prompts(
     model: LanguageModel, prompt: Tensor | Sequence[Sequence[int]], max_new_tokens: int
-) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B"] | None]:
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, " B"] | None]:
     """The prompts as one tensor, padded on the left, and how much of each row is padding (None: nothing is).
 
     Raises:
@@ -185,7 +185,7 @@ def check_room(what: str, context: int, T: int, max_new_tokens: int) -> None:
         )
 
 
-def padded_cache(model: LanguageModel, batch: int, capacity: int, padding: Int[Tensor, "B"] | None) -> Any:
+def padded_cache(model: LanguageModel, batch: int, capacity: int, padding: Int[Tensor, " B"] | None) -> Any:
     """A new cache of the model that knows the padding.
 
     Raises:

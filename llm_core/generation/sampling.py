@@ -25,7 +25,7 @@ from torch import Tensor
 Adjust = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def greedy(logits: Float[Tensor, "B V"], generator: torch.Generator | None = None) -> Int[Tensor, "B"]:
+def greedy(logits: Float[Tensor, "B V"], generator: torch.Generator | None = None) -> Int[Tensor, " B"]:
     """The likeliest token; the first of those that tie. Needs no randomness."""
     return logits.argmax(dim=-1)
 
@@ -113,7 +113,7 @@ class Sampler:
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ValueError(f"min-p is a share of the largest probability, 0 <= p <= 1: got min_p={self.min_p}")
 
-    def __call__(self, logits: Float[Tensor, "B V"], generator: torch.Generator | None = None) -> Int[Tensor, "B"]:
+    def __call__(self, logits: Float[Tensor, "B V"], generator: torch.Generator | None = None) -> Int[Tensor, " B"]:
         """One token for each row, drawn with the generator (torch's global one unless given)."""
         return torch.multinomial(self.probabilities(logits), 1, generator=generator).squeeze(-1)
 
@@ -154,7 +154,7 @@ class RepetitionPenalty:
             raise ValueError(f"a repetition penalty is positive, and 1 changes nothing: got {self.penalty}")
 
     def __call__(
-        self, logits: Float[Tensor, "B V"], text: Int[Tensor, "B T"], padding: Int[Tensor, "B"] | None = None
+        self, logits: Float[Tensor, "B V"], text: Int[Tensor, "B T"], padding: Int[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B V"]:
         """The logits after each text, whose first `padding` tokens are none of it (None: all are)."""
         text = text.long()

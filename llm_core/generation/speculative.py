@@ -50,7 +50,7 @@ def residual(p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]) -> Floa
     return torch.where(total > 0, missing / total, p)
 
 
-def acceptance_rate(p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
+def acceptance_rate(p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]) -> Float[Tensor, " *batch"]:
     """The share of tokens drawn from q that are kept, on average: sum of min(p, q), 1 less their total variation.
 
     >>> acceptance_rate(torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5]))
@@ -62,9 +62,9 @@ def acceptance_rate(p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]) 
 def verify(
     p: Float[Tensor, "K1 V"],
     q: Float[Tensor, "K V"],
-    proposed: Int[Tensor, "K"],
+    proposed: Int[Tensor, " K"],
     generator: torch.Generator | None = None,
-) -> Int[Tensor, "new"]:
+) -> Int[Tensor, " new"]:
     """The proposed tokens that are kept, and one token more that is drawn in any case: 1 to K + 1 tokens.
 
     Args:

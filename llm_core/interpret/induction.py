@@ -55,7 +55,7 @@ def repeated_tokens(
     return torch.cat([begin, copy, copy], dim=1)
 
 
-def induction_score(weights: Float[Tensor, "*batch T T"], n: int) -> Float[Tensor, "*batch"]:
+def induction_score(weights: Float[Tensor, "*batch T T"], n: int) -> Float[Tensor, " *batch"]:
     """Mean attention from each position of the second copy to the token after its first occurrence.
 
     Args:
@@ -74,7 +74,7 @@ def induction_score(weights: Float[Tensor, "*batch T T"], n: int) -> Float[Tenso
     return weights.diagonal(1 - n, dim1=-2, dim2=-1)[..., -n:].mean(dim=-1)
 
 
-def duplicate_token_score(weights: Float[Tensor, "*batch T T"], n: int) -> Float[Tensor, "*batch"]:
+def duplicate_token_score(weights: Float[Tensor, "*batch T T"], n: int) -> Float[Tensor, " *batch"]:
     """Mean attention from each position of the second copy to its first occurrence; arguments as `induction_score`.
 
     Raises:
@@ -84,7 +84,7 @@ def duplicate_token_score(weights: Float[Tensor, "*batch T T"], n: int) -> Float
     return weights.diagonal(-n, dim1=-2, dim2=-1)[..., -n:].mean(dim=-1)
 
 
-def previous_token_score(weights: Float[Tensor, "*batch T T"]) -> Float[Tensor, "*batch"]:
+def previous_token_score(weights: Float[Tensor, "*batch T T"]) -> Float[Tensor, " *batch"]:
     """Mean attention from each position but the first to the one before it.
 
     Raises:

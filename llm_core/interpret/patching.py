@@ -50,11 +50,11 @@ class LogitDifference:
     tensor([2.])
     """
 
-    right: Int[Tensor, "B"]
-    wrong: Int[Tensor, "B"]
+    right: Int[Tensor, " B"]
+    wrong: Int[Tensor, " B"]
     position: int = -1
 
-    def __call__(self, logits: Float[Tensor, "B T V"]) -> Float[Tensor, "B"]:
+    def __call__(self, logits: Float[Tensor, "B T V"]) -> Float[Tensor, " B"]:
         """logit[right] - logit[wrong]."""
         if len(self.right) != len(logits) or len(self.wrong) != len(logits):
             raise ValueError(
@@ -75,7 +75,7 @@ def patching_scores(
     sites: Sequence[Site],
     *,
     at: Side = "output",
-) -> Float[Tensor, "sites"]:
+) -> Float[Tensor, " sites"]:
     """The score of each site: how much of the metric comes back when its activations are those of the clean run.
 
     One forward pass for each site and two more. The metric's mean over the B texts is taken before the division, so
@@ -179,7 +179,7 @@ def _value(metric: Metric, logits: Tensor) -> Tensor:
     return metric(logits).double().mean()
 
 
-def _copy(clean: Tensor, mask: Bool[Tensor, "..."], name: str, x: Tensor) -> Tensor:
+def _copy(clean: Tensor, mask: Bool[Tensor, " ..."], name: str, x: Tensor) -> Tensor:
     if any(m not in (1, n) for m, n in zip(reversed(mask.shape), reversed(x.shape), strict=False)):
         raise ValueError(f"the mask of {name!r} must fit its activation {tuple(x.shape)}: got {tuple(mask.shape)}")
     return torch.where(mask, clean, x)

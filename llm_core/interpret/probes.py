@@ -45,18 +45,18 @@ class Probe:
     """
 
     weight: Float[Tensor, "C D"]
-    bias: Float[Tensor, "C"]
-    classes: Int[Tensor, "C"]
+    bias: Float[Tensor, " C"]
+    classes: Int[Tensor, " C"]
 
     def log_probabilities(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch C"]:
         """ln p(c | x) for each class."""
         return F.log_softmax(F.linear(x.double(), self.weight, self.bias), dim=-1)
 
-    def predict(self, x: Float[Tensor, "*batch D"]) -> Int[Tensor, "*batch"]:
+    def predict(self, x: Float[Tensor, "*batch D"]) -> Int[Tensor, " *batch"]:
         """The likeliest label of each."""
         return self.classes[F.linear(x.double(), self.weight, self.bias).argmax(dim=-1)]
 
-    def accuracy(self, x: Float[Tensor, "*batch D"], labels: Int[Tensor, "*batch"]) -> float:
+    def accuracy(self, x: Float[Tensor, "*batch D"], labels: Int[Tensor, " *batch"]) -> float:
         """The share of labels that the probe gets right.
 
         Raises:
@@ -66,7 +66,7 @@ class Probe:
         return (self.predict(x) == labels).double().mean().item()
 
 
-def fit_probe(x: Float[Tensor, "N D"], labels: Int[Tensor, "N"], *, l2: float | int, max_steps: int = 1000) -> Probe:
+def fit_probe(x: Float[Tensor, "N D"], labels: Int[Tensor, " N"], *, l2: float | int, max_steps: int = 1000) -> Probe:
     """The probe with the smallest loss, found by L-BFGS in float64 from zero.
 
     Args:
@@ -139,8 +139,8 @@ class LabelledTokens:
     """
 
     x: Float[Tensor, "N D"]
-    labels: Int[Tensor, "N"]
-    types: Int[Tensor, "N"]
+    labels: Int[Tensor, " N"]
+    types: Int[Tensor, " N"]
 
     def __post_init__(self) -> None:
         _check_labels(self.x, self.labels)
@@ -161,8 +161,8 @@ class ProbeScores:
 
 
 def control_labels(
-    types: Int[Tensor, "N"], labels: Int[Tensor, "N"], *, generator: torch.Generator
-) -> Int[Tensor, "N"]:
+    types: Int[Tensor, " N"], labels: Int[Tensor, " N"], *, generator: torch.Generator
+) -> Int[Tensor, " N"]:
     """The control task: every token of a type gets the same label, drawn by lot for each type.
 
     Labels are drawn as often as they come in `labels`, so the control task is no easier to guess than the task.

@@ -44,9 +44,9 @@ def softmax(scores: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
 def attention_weights(
     query: Float[Tensor, "*batch T E"],
     key: Float[Tensor, "*batch S E"],
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Bool[Tensor, " ..."] | None = None,
     *,
-    bias: Float[Tensor, "..."] | None = None,
+    bias: Float[Tensor, " ..."] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "*batch T S"]:
     """How much each of the T queries reads from each of the S keys; every row sums to one.
@@ -77,9 +77,9 @@ def attention(
     query: Float[Tensor, "*batch T E"],
     key: Float[Tensor, "*batch S E"],
     value: Float[Tensor, "*batch S Ev"],
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Bool[Tensor, " ..."] | None = None,
     *,
-    bias: Float[Tensor, "..."] | None = None,
+    bias: Float[Tensor, " ..."] | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "*batch T Ev"]:
@@ -99,9 +99,9 @@ def fused_attention(
     query: Float[Tensor, "*batch T E"],
     key: Float[Tensor, "*batch S E"],
     value: Float[Tensor, "*batch S Ev"],
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Bool[Tensor, " ..."] | None = None,
     *,
-    bias: Float[Tensor, "..."] | None = None,
+    bias: Float[Tensor, " ..."] | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "*batch T Ev"]:
@@ -209,7 +209,7 @@ class MultiHeadAttention(nn.Module):
         x: Float[Tensor, "B T D"],
         memory: Float[Tensor, "B2 S D"] | None = None,
         *,
-        mask: Bool[Tensor, "..."] | None = None,
+        mask: Bool[Tensor, " ..."] | None = None,
         cache: KeyValueStore | None = None,
     ) -> Float[Tensor, "B T D"]:
         """What each position of x reads from x, or from `memory`.

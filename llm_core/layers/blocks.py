@@ -35,7 +35,7 @@ class PreNormBlock(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         *,
-        mask: Bool[Tensor, "..."] | None = None,
+        mask: Bool[Tensor, " ..."] | None = None,
         cache: object | None = None,
     ) -> Float[Tensor, "B T D"]:
         """The stream after this block."""
@@ -62,7 +62,7 @@ class PostNormBlock(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         *,
-        mask: Bool[Tensor, "..."] | None = None,
+        mask: Bool[Tensor, " ..."] | None = None,
         cache: object | None = None,
     ) -> Float[Tensor, "B T D"]:
         """The stream after this block."""
@@ -91,8 +91,8 @@ class CrossAttentionBlock(nn.Module):
         x: Float[Tensor, "B T D"],
         memory: Float[Tensor, "B2 S D"],
         *,
-        mask: Bool[Tensor, "..."] | None = None,
-        memory_mask: Bool[Tensor, "..."] | None = None,
+        mask: Bool[Tensor, " ..."] | None = None,
+        memory_mask: Bool[Tensor, " ..."] | None = None,
         cache: object | None = None,
         memory_cache: object | None = None,
     ) -> Float[Tensor, "B T D"]:

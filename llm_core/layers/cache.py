@@ -97,7 +97,7 @@ class LayerCache:
             )
         self.length = length
 
-    def reorder(self, rows: Int[Tensor, "B2"]) -> None:
+    def reorder(self, rows: Int[Tensor, " B2"]) -> None:
         """Let row i of the batch continue what row `rows[i]` holds; rows may repeat (beam search)."""
         self._keys = self._keys.index_select(0, rows)
         self._values = self._values.index_select(0, rows)
@@ -157,7 +157,7 @@ class Cache:
         return self.layers[0].capacity
 
     @property
-    def start(self) -> int | Int[Tensor, "B"]:
+    def start(self) -> int | Int[Tensor, " B"]:
         """The position of the next token; one for each row if they are padded (below zero inside the padding)."""
         return self.length if self.padding is None else self.length - self.padding
 
@@ -165,7 +165,7 @@ class Cache:
         """How many keys T further tokens will find, their own counted: the S of their mask."""
         return self.layers[0].keys_after(T)
 
-    def pad_left(self, padding: Int[Tensor, "B"]) -> None:
+    def pad_left(self, padding: Int[Tensor, " B"]) -> None:
         """Say how many tokens at the left of each row are no text. Nothing will attend to them.
 
         Raises:
@@ -188,7 +188,7 @@ class Cache:
         for layer in self.layers:
             layer.rewind(length)
 
-    def reorder(self, rows: Int[Tensor, "B2"]) -> None:
+    def reorder(self, rows: Int[Tensor, " B2"]) -> None:
         """Let row i of the batch continue what row `rows[i]` holds, in every layer."""
         for layer in self.layers:
             layer.reorder(rows)

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 Activation = Callable[[Tensor], Tensor]
 
 
-def gelu(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+def gelu(x: Float[Tensor, " *any"]) -> Float[Tensor, " *any"]:
     """x times the probability that a standard normal number is below x (Hendrycks and Gimpel 2016)."""
     return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
 
-def gelu_tanh(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+def gelu_tanh(x: Float[Tensor, " *any"]) -> Float[Tensor, " *any"]:
     """The paper's tanh approximation of `gelu`; GPT-2 was trained with this one."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 def layer_norm(
     x: Float[Tensor, "*batch D"],
-    weight: Float[Tensor, "D"] | None = None,
-    bias: Float[Tensor, "D"] | None = None,
+    weight: Float[Tensor, " D"] | None = None,
+    bias: Float[Tensor, " D"] | None = None,
     *,
     eps: float = 1e-5,
 ) -> Float[Tensor, "*batch D"]:
@@ -31,7 +31,7 @@ def layer_norm(
 
 
 def rms_norm(
-    x: Float[Tensor, "*batch D"], weight: Float[Tensor, "D"] | None = None, *, eps: float = 1e-5
+    x: Float[Tensor, "*batch D"], weight: Float[Tensor, " D"] | None = None, *, eps: float = 1e-5
 ) -> Float[Tensor, "*batch D"]:
     """x / sqrt(mean of x squared + eps) * weight, over the last dimension."""
     normed = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)

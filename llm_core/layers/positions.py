@@ -75,7 +75,7 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(context, d_model)
 
-    def forward(self, x: Float[Tensor, "B T D"], start: int | Int[Tensor, "B"] = 0) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], start: int | Int[Tensor, " B"] = 0) -> Float[Tensor, "B T D"]:
         """x plus the vectors of the positions `start` ... `start + T`; `start` may differ from row to row.
 
         A position below zero is padding, which nothing reads: it gets the vector of position 0.
@@ -140,7 +140,7 @@ class LinearScaling:
         """1: the length of queries and keys is kept."""
         return 1.0
 
-    def __call__(self, frequencies: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
+    def __call__(self, frequencies: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
         """All of them, divided by the factor."""
         return frequencies / self.factor
 
@@ -178,7 +178,7 @@ class Llama3Scaling:
         """1: the length of queries and keys is kept."""
         return 1.0
 
-    def __call__(self, frequencies: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
+    def __call__(self, frequencies: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
         """The slow ones divided by the factor, the fast ones as they are."""
         turns = self.original_context * frequencies / (2 * math.pi)
         low, high = self.low_frequency_factor, self.high_frequency_factor
@@ -224,7 +224,7 @@ class YarnScaling:
         """The attention factor."""
         return 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
 
-    def __call__(self, frequencies: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
+    def __call__(self, frequencies: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
         """The slow ones divided by the factor, the fast ones as they are."""
         n = frequencies.shape[0]
         if n < 2:
@@ -306,7 +306,7 @@ class Rope(nn.Module):
         return self.turn(x, self.cos[start : start + T].to(x.dtype), self.sin[start : start + T].to(x.dtype))
 
 
-def alibi_slopes(n_heads: int) -> Float[Tensor, "H"]:
+def alibi_slopes(n_heads: int) -> Float[Tensor, " H"]:
     """How steeply each head's scores fall with the distance.
 
     For H a power of two: 2^(-8/H), 2^(-16/H), ..., 2^-8. Else those of the power of two below H, and then
@@ -349,7 +349,7 @@ class Alibi(nn.Module):
         return -self.slopes[:, None, None] * distance
 
 
-def _inverse_frequencies(D: int, base: float) -> Float[Tensor, "pairs"]:
+def _inverse_frequencies(D: int, base: float) -> Float[Tensor, " pairs"]:
     """base^(-2i / D) for i = 0 ... D/2, in radians a position. In float64, or far positions come out wrong."""
     return base ** -(torch.arange(0, D, 2, dtype=torch.float64) / D)
 

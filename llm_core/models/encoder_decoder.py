@@ -97,7 +97,7 @@ class DecoderCache:
         """Forget all but the first `length` target tokens; the memory stays."""
         self.target.rewind(length)
 
-    def reorder(self, rows: Int[Tensor, "B2"]) -> None:
+    def reorder(self, rows: Int[Tensor, " B2"]) -> None:
         """Let row i of the batch continue what row `rows[i]` holds."""
         self.target.reorder(rows)
         self.memory.reorder(rows)

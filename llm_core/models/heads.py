@@ -149,9 +149,9 @@ class SentenceEncoder(nn.Module):
 class Spans(NamedTuple):
     """One span for each text: its first token, its last token (both belong to it), and its score."""
 
-    start: Int[Tensor, "B"]
-    end: Int[Tensor, "B"]
-    score: Float[Tensor, "B"]
+    start: Int[Tensor, " B"]
+    end: Int[Tensor, " B"]
+    score: Float[Tensor, " B"]
 
 
 def best_spans(

@@ -43,18 +43,18 @@ class Grams:
         vocab_size: V.
     """
 
-    codes: Int[np.ndarray, "N"]
-    counts: Int[np.ndarray, "N"]
-    continuations: Int[np.ndarray, "N"]
+    codes: Int[np.ndarray, " N"]
+    counts: Int[np.ndarray, " N"]
+    continuations: Int[np.ndarray, " N"]
     n_contexts: int
     vocab_size: int
 
     @property
-    def contexts(self) -> Int[np.ndarray, "N"]:
+    def contexts(self) -> Int[np.ndarray, " N"]:
         """The place of the first k - 1 tokens of each gram."""
         return self.codes // self.vocab_size
 
-    def find(self, contexts: Int[np.ndarray, "T"], tokens: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
+    def find(self, contexts: Int[np.ndarray, " T"], tokens: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
         """The places of the grams (context, token); -1 for those that never came, or whose context is -1."""
         if len(self.codes) == 0:
             return np.full(len(contexts), -1)
@@ -62,7 +62,7 @@ class Grams:
         places = np.minimum(np.searchsorted(self.codes, wanted), len(self.codes) - 1)
         return np.where(self.codes[places] == wanted, places, -1)
 
-    def followers(self, contexts: Int[np.ndarray, "T"]) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "M"]]:
+    def followers(self, contexts: Int[np.ndarray, " T"]) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
         """All grams that begin with one of the contexts: for each of them the row of its context, and its place."""
         firsts = np.searchsorted(self.codes, contexts * self.vocab_size)
         numbers = np.searchsorted(self.codes, (contexts + 1) * self.vocab_size) - firsts  # none for context -1
@@ -122,7 +122,7 @@ class Smoothing(Protocol):
 
     def shares(
         self, grams: Grams, *, order: int, highest: bool
-    ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "C"]]:
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " C"]]:
         """The share of each gram, and what each context leaves to the level below it; together they make one."""
 
 
@@ -149,7 +149,7 @@ class AddK:
 
     def shares(
         self, grams: Grams, *, order: int, highest: bool
-    ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "C"]]:
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " C"]]:
         """count(c w) / (count(c) + k V) to each gram, and k V / (count(c) + k V) to all tokens alike."""
         totals = _totals(grams, grams.counts)
         added = self.k * grams.vocab_size
@@ -187,13 +187,13 @@ class KneserNey:
         """Yes: every context is asked, the empty one first."""
         return True
 
-    def discounts(self, counts: Int[np.ndarray, "N"]) -> tuple[float, float, float]:
+    def discounts(self, counts: Int[np.ndarray, " N"]) -> tuple[float, float, float]:
         """What a count of one, of two, and of three or more gives up."""
         return self.discount, self.discount, self.discount
 
     def shares(
         self, grams: Grams, *, order: int, highest: bool
-    ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "C"]]:
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " C"]]:
         """(count - discount) / count(c) to each gram; what the grams of a context gave up is its rest."""
         counts = grams.counts if highest else grams.continuations
         discounts = (0.0, *self.discounts(counts)) if order > 1 or self.uniform else (0.0,) * 4
@@ -216,13 +216,13 @@ class ModifiedKneserNey(KneserNey):
     Source: Chen and Goodman 1999.
     """
 
-    def discounts(self, counts: Int[np.ndarray, "N"]) -> tuple[float, float, float]:
+    def discounts(self, counts: Int[np.ndarray, " N"]) -> tuple[float, float, float]:
         """What a count of one, of two, and of three or more gives up."""
         n = np.bincount(np.minimum(counts, 5), minlength=6)
         one, two, three = (self._discount(r, n) for r in (1, 2, 3))
         return one, two, three
 
-    def _discount(self, r: int, n: Int[np.ndarray, "6"]) -> float:
+    def _discount(self, r: int, n: Int[np.ndarray, " 6"]) -> float:
         if n[1] == 0 or n[r] == 0:
             return self.discount
         y = n[1] / (n[1] + 2 * n[2])
@@ -289,7 +289,7 @@ class NGramModel:
         place = self._walk(tokens, np.zeros(1, dtype=np.int64), len(tokens))[0]
         return int(self.grams[len(tokens) - 1].counts[place]) if place >= 0 else 0
 
-    def distribution(self, context: Ids = ()) -> Float[np.ndarray, "V"]:
+    def distribution(self, context: Ids = ()) -> Float[np.ndarray, " V"]:
         """The probability of each token after a context, of which the last n - 1 tokens count. They sum to one.
 
         With a `bos_id` the context is the beginning of a text, and the empty one its very start.
@@ -302,7 +302,7 @@ class NGramModel:
         self._check([token])
         return float(self.distribution(context)[token])
 
-    def token_log_probabilities(self, ids: Ids) -> Float[np.ndarray, "T"]:
+    def token_log_probabilities(self, ids: Ids) -> Float[np.ndarray, " T"]:
         """ln p of each token of a text after those before it; with an `eos_id`, of its end too. -inf where p is 0."""
         text = self._with_ends(self._check(ids))
         places = np.arange(self._start, len(text))
@@ -361,7 +361,7 @@ class NGramModel:
         """Number of tokens that stand before every text."""
         return 0 if self.bos_id is None else self.n - 1
 
-    def _check(self, ids: Ids) -> Int[np.ndarray, "T"]:
+    def _check(self, ids: Ids) -> Int[np.ndarray, " T"]:
         tokens = np.asarray(ids)
         if tokens.ndim != 1 or (tokens.size and not np.issubdtype(tokens.dtype, np.integer)):
             raise ValueError(
@@ -372,14 +372,14 @@ class NGramModel:
             raise ValueError(f"ids must be tokens, 0 ... {self.vocab_size - 1}: got {tokens.min()} to {tokens.max()}")
         return tokens.astype(np.int64)
 
-    def _begun(self, tokens: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T2"]:
+    def _begun(self, tokens: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T2"]:
         return np.concatenate([np.full(self._start, self.bos_id or 0), tokens])
 
-    def _with_ends(self, tokens: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T2"]:
+    def _with_ends(self, tokens: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T2"]:
         end = [] if self.eos_id is None else [self.eos_id]
         return np.concatenate([self._begun(tokens), np.array(end, dtype=np.int64)])
 
-    def _walk(self, text: Int[np.ndarray, "T"], starts: Int[np.ndarray, "P"], length: int) -> Int[np.ndarray, "P"]:
+    def _walk(self, text: Int[np.ndarray, " T"], starts: Int[np.ndarray, " P"], length: int) -> Int[np.ndarray, " P"]:
         """The places of the grams of `length` tokens that start there in the text; -1 for those that never came."""
         places = np.zeros(len(starts), dtype=np.int64)
         for i, grams in enumerate(self.grams[:length]):
@@ -387,8 +387,8 @@ class NGramModel:
         return places
 
     def _contexts(
-        self, text: Int[np.ndarray, "T"], places: Int[np.ndarray, "P"]
-    ) -> Iterator[tuple[int, Int[np.ndarray, "P"]]]:
+        self, text: Int[np.ndarray, " T"], places: Int[np.ndarray, " P"]
+    ) -> Iterator[tuple[int, Int[np.ndarray, " P"]]]:
         """For each length of grams, shortest first: the place of the context before each of the places in the text.
 
         It is -1 where there is no such context: it never came, the text is too short, or the smoothing does not ask.
@@ -400,7 +400,7 @@ class NGramModel:
             contexts[asked] = self._walk(text, places[asked] - (order - 1), order - 1)
             yield order, contexts
 
-    def _distributions(self, text: Int[np.ndarray, "T"], places: Int[np.ndarray, "P"]) -> Float[np.ndarray, "P V"]:
+    def _distributions(self, text: Int[np.ndarray, " T"], places: Int[np.ndarray, " P"]) -> Float[np.ndarray, "P V"]:
         p = np.full((len(places), self.vocab_size), 1 / self.vocab_size)
         for order, contexts in self._contexts(text, places):
             grams = self.grams[order - 1]
@@ -410,12 +410,12 @@ class NGramModel:
         return p
 
 
-def _totals(grams: Grams, counts: Int[np.ndarray, "N"] | Float[np.ndarray, "N"]) -> Float[np.ndarray, "C"]:
+def _totals(grams: Grams, counts: Int[np.ndarray, " N"] | Float[np.ndarray, " N"]) -> Float[np.ndarray, " C"]:
     """The sum over the grams of each context."""
     totals = np.bincount(grams.contexts, weights=counts, minlength=grams.n_contexts)
     return totals.astype(np.float64)  # numpy gives integers where there is no gram at all
 
 
-def _log(p: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+def _log(p: Float[np.ndarray, " *any"]) -> Float[np.ndarray, " *any"]:
     with np.errstate(divide="ignore"):  # ln 0 = -inf is the answer, not an accident
         return np.log(p)

@@ -43,7 +43,7 @@ def rnn_cell(
     state: tuple[Float[Tensor, "B N"]],
     weight_input: Float[Tensor, "N D"],
     weight_hidden: Float[Tensor, "N N"],
-    bias: Float[Tensor, "N"],
+    bias: Float[Tensor, " N"],
 ) -> tuple[Float[Tensor, "B N"]]:
     """One step of a simple recurrent network: the new state from the input and the old one.
 
@@ -58,7 +58,7 @@ def lstm_cell(
     state: tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]],
     weight_input: Float[Tensor, "N4 D"],
     weight_hidden: Float[Tensor, "N4 N"],
-    bias: Float[Tensor, "N4"],
+    bias: Float[Tensor, " N4"],
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
     """One step of a long short-term memory: the new (hidden, cell) from the input and the old ones.
 
@@ -128,8 +128,8 @@ class Recurrent(nn.Module):
 def additive_attention_weights(
     query: Float[Tensor, "B T A"],
     key: Float[Tensor, "B S A"],
-    vector: Float[Tensor, "A"],
-    mask: Bool[Tensor, "..."] | None = None,
+    vector: Float[Tensor, " A"],
+    mask: Bool[Tensor, " ..."] | None = None,
 ) -> Float[Tensor, "B T S"]:
     """How much each query reads from each key: softmax over the keys of vector . tanh(query + key).
 
@@ -148,8 +148,8 @@ def additive_attention(
     query: Float[Tensor, "B T A"],
     key: Float[Tensor, "B S A"],
     value: Float[Tensor, "B S N"],
-    vector: Float[Tensor, "A"],
-    mask: Bool[Tensor, "..."] | None = None,
+    vector: Float[Tensor, " A"],
+    mask: Bool[Tensor, " ..."] | None = None,
 ) -> Float[Tensor, "B T N"]:
     """The weighted mean of the values that each query reads; arguments are those of `additive_attention_weights`."""
     return additive_attention_weights(query, key, vector, mask) @ value
@@ -168,7 +168,7 @@ class AdditiveAttention(nn.Module):
         self,
         query: Float[Tensor, "B T Q"],
         states: Float[Tensor, "B S N"],
-        mask: Bool[Tensor, "..."] | None = None,
+        mask: Bool[Tensor, " ..."] | None = None,
         *,
         key: Float[Tensor, "B S A"] | None = None,
     ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B T S"]]:
@@ -224,7 +224,7 @@ class RecurrentCache:
                 "was there. Read the text anew into a new cache"
             )
 
-    def reorder(self, rows: Int[Tensor, "B2"]) -> None:
+    def reorder(self, rows: Int[Tensor, " B2"]) -> None:
         """Let row i of the batch continue what row `rows[i]` holds; rows may repeat (beam search)."""
         self.state = tuple(part.index_select(1, rows) for part in self.state)
         self.states = None if self.states is None else self.states.index_select(0, rows)

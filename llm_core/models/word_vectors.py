@@ -74,7 +74,7 @@ class WordVectors:
     def __contains__(self, word: str) -> bool:
         return word in self._ids
 
-    def __getitem__(self, word: str) -> Float[Tensor, "D"]:
+    def __getitem__(self, word: str) -> Float[Tensor, " D"]:
         return self.matrix[self._id(word)]
 
     def similarity(self, a: str, b: str) -> float:
@@ -143,7 +143,7 @@ class WordVectors:
             hint = f"; nearest in spelling: {', '.join(close)}" if close else ""
             raise UnknownWordError(f"{word!r} is not among the {len(self)} words that have a vector{hint}") from None
 
-    def _nearest(self, unit: Float[Tensor, "D"], n: int, without: Sequence[str]) -> list[tuple[str, float]]:
+    def _nearest(self, unit: Float[Tensor, " D"], n: int, without: Sequence[str]) -> list[tuple[str, float]]:
         if n < 1:
             raise ValueError(f"ask for at least one word: got n={n}")
         similarities = self._unit @ unit
@@ -191,7 +191,7 @@ class Vocabulary(NamedTuple):
     """The words of some sentences, the most frequent first, and how often each came."""
 
     words: list[str]
-    counts: Int[Tensor, "V"]
+    counts: Int[Tensor, " V"]
 
     def encode(self, sentences: Iterable[Sequence[str]]) -> list[list[int]]:
         """The ids of the words of each sentence; words outside the vocabulary are left out."""
@@ -222,7 +222,7 @@ def count_words(sentences: Iterable[Sequence[str]], *, min_count: int = 1) -> Vo
     return Vocabulary([word for word, _ in kept], torch.tensor([count for _, count in kept]))
 
 
-def keep_probability(counts: Int[Tensor, "V"], sample: float) -> Float[Tensor, "V"]:
+def keep_probability(counts: Int[Tensor, " V"], sample: float) -> Float[Tensor, " V"]:
     """How likely one occurrence of each word is kept: sqrt(sample / f) + sample / f, at most 1; f is its share.
 
     This is the formula of the word2vec program; the paper (2013b, equation 5) has sqrt(sample / f). With sample = 0
@@ -237,7 +237,7 @@ def keep_probability(counts: Int[Tensor, "V"], sample: float) -> Float[Tensor, "
     return (ratio.sqrt() + ratio).clamp(max=1.0)
 
 
-def noise_distribution(counts: Int[Tensor, "V"], power: float = 0.75) -> Float[Tensor, "V"]:
+def noise_distribution(counts: Int[Tensor, " V"], power: float = 0.75) -> Float[Tensor, " V"]:
     """The distribution of noise words: shares of the text to the power of 3/4 (2013b, section 2.2)."""
     raised = counts.double() ** power
     return raised / raised.sum()
@@ -284,10 +284,10 @@ class Stretch(NamedTuple):
         noise: (M,) word ids, shared by all.
     """
 
-    middle: Int[Tensor, "C"]
-    around: Int[Tensor, "W"]
+    middle: Int[Tensor, " C"]
+    around: Int[Tensor, " W"]
     near: Bool[Tensor, "C W"]
-    noise: Int[Tensor, "M"]
+    noise: Int[Tensor, " M"]
 
 
 class Gradients(NamedTuple):
@@ -456,7 +456,7 @@ def train_word2vec(
     return WordVectors(vocabulary.words, start), losses
 
 
-def _stretch_length(config: Word2VecConfig, counts: Float[Tensor, "V"], noise: Float[Tensor, "V"]) -> int:
+def _stretch_length(config: Word2VecConfig, counts: Float[Tensor, " V"], noise: Float[Tensor, " V"]) -> int:
     """How many words one step takes: `config.stretch`, or fewer where the vocabulary is small.
 
     All pairs of a stretch push from the same place, where word2vec would look again after each. A word that is pushed
@@ -469,13 +469,13 @@ def _stretch_length(config: Word2VecConfig, counts: Float[Tensor, "V"], noise: F
 
 
 def _stretch(
-    words: Int[Tensor, "N"],
-    sentence: Int[Tensor, "N"],
-    reach: Int[Tensor, "N"],
+    words: Int[Tensor, " N"],
+    sentence: Int[Tensor, " N"],
+    reach: Int[Tensor, " N"],
     begin: int,
     length: int,
     window: int,
-    noise: Int[Tensor, "M"],
+    noise: Int[Tensor, " M"],
 ) -> Stretch:
     """The words from `begin` on as middle words, with those around them."""
     end = min(begin + length, len(words))
@@ -493,9 +493,9 @@ def _stretch(
 class Cooccurrences(NamedTuple):
     """Which words came together, and how often: pair (row, column) came `counts` times, N pairs, both directions."""
 
-    rows: Int[Tensor, "N"]
-    columns: Int[Tensor, "N"]
-    counts: Float[Tensor, "N"]
+    rows: Int[Tensor, " N"]
+    columns: Int[Tensor, " N"]
+    counts: Float[Tensor, " N"]
 
 
 def count_cooccurrences(sentences: Iterable[Sequence[int]], *, window: int, vocab_size: int) -> Cooccurrences:
@@ -525,7 +525,7 @@ def count_cooccurrences(sentences: Iterable[Sequence[int]], *, window: int, voca
     return Cooccurrences(pairs // vocab_size, pairs % vocab_size, counts.float())
 
 
-def glove_weight(counts: Float[Tensor, "N"], x_max: float = 100.0, power: float = 0.75) -> Float[Tensor, "N"]:
+def glove_weight(counts: Float[Tensor, " N"], x_max: float = 100.0, power: float = 0.75) -> Float[Tensor, " N"]:
     """How much each pair counts: (x / x_max)^power, and 1 from x_max on (equation 9)."""
     return (counts / x_max).clamp(max=1.0) ** power
 
@@ -533,9 +533,9 @@ def glove_weight(counts: Float[Tensor, "N"], x_max: float = 100.0, power: float 
 def glove_loss(
     word: Float[Tensor, "N D"],
     other: Float[Tensor, "N D"],
-    word_bias: Float[Tensor, "N"],
-    other_bias: Float[Tensor, "N"],
-    counts: Float[Tensor, "N"],
+    word_bias: Float[Tensor, " N"],
+    other_bias: Float[Tensor, " N"],
+    counts: Float[Tensor, " N"],
     x_max: float = 100.0,
     power: float = 0.75,
 ) -> Float[Tensor, ""]:
@@ -550,12 +550,12 @@ def glove_loss(
 def glove_gradients(
     word: Float[Tensor, "N D"],
     other: Float[Tensor, "N D"],
-    word_bias: Float[Tensor, "N"],
-    other_bias: Float[Tensor, "N"],
-    counts: Float[Tensor, "N"],
+    word_bias: Float[Tensor, " N"],
+    other_bias: Float[Tensor, " N"],
+    counts: Float[Tensor, " N"],
     x_max: float = 100.0,
     power: float = 0.75,
-) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Float[Tensor, "N"]]:
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Float[Tensor, " N"]]:
     """The gradients of `glove_loss` in `word`, in `other`, and in the two biases, for which it is the same."""
     error = (word * other).sum(dim=1) + word_bias + other_bias - counts.log()
     pull = 2 * glove_weight(counts, x_max, power) * error
@@ -636,7 +636,7 @@ def train_glove(
 def _adagrad(
     table: Float[Tensor, "V D"],
     squares: Float[Tensor, "V D"],
-    rows: Int[Tensor, "N"],
+    rows: Int[Tensor, " N"],
     gradients: Float[Tensor, "N D"],
     lr: float,
 ) -> None:

@@ -286,7 +286,7 @@ def _model(opened: GGUFFile) -> Llama:
     return model
 
 
-def _weights(opened: GGUFFile, table: list[Line]) -> Iterator[tuple[str, Float[Tensor, "..."]]]:
+def _weights(opened: GGUFFile, table: list[Line]) -> Iterator[tuple[str, Float[Tensor, " ..."]]]:
     dequantize = import_module("gguf.quants").dequantize
     lines = {line.theirs: line for line in table}
     content = np.memmap(opened.path, mode="r")  # only what is asked for is read, and all is let go at the end

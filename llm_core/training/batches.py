@@ -32,7 +32,7 @@ def shift(ids: Int[Tensor, "B T1"]) -> Batch:
 
 
 def random_crops(
-    ids: Int[Tensor, "N"], batch_size: int, length: int, *, generator: torch.Generator | None = None
+    ids: Int[Tensor, " N"], batch_size: int, length: int, *, generator: torch.Generator | None = None
 ) -> Batch:
     """`batch_size` pieces of `length` tokens, from random places of one long text, and their next tokens.
 

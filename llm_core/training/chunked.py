@@ -103,7 +103,7 @@ class ChunkedCrossEntropy:
 def chunked_cross_entropy(
     hidden: Float[Tensor, "*batch D"],
     head_weight: Float[Tensor, "V D"],
-    targets: Int[Tensor, "*batch"],
+    targets: Int[Tensor, " *batch"],
     *,
     chunk: int = 512,
     ignore_id: int | None = None,

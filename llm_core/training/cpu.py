@@ -64,9 +64,9 @@ def _attend(
     query: Float[Tensor, "B H T E"],
     key: Float[Tensor, "B H S E"],
     value: Float[Tensor, "B H S Ev"],
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Bool[Tensor, " ..."] | None = None,
     *,
-    bias: Float[Tensor, "..."] | None = None,
+    bias: Float[Tensor, " ..."] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T Ev"]:
     B, H, T, E = query.shape

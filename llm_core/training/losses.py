@@ -39,7 +39,7 @@ class Loss(Protocol):
 
 def cross_entropy(
     logits: Float[Tensor, "*batch V"],
-    targets: Int[Tensor, "*batch"],
+    targets: Int[Tensor, " *batch"],
     *,
     ignore_id: int | None = None,
     label_smoothing: float = 0.0,
@@ -135,8 +135,8 @@ class SoftCrossEntropy:
 
 
 def _surprises(
-    logits: Float[Tensor, "*batch V"], targets: Int[Tensor, "*batch"], label_smoothing: float
-) -> Float[Tensor, "*batch"]:
+    logits: Float[Tensor, "*batch V"], targets: Int[Tensor, " *batch"], label_smoothing: float
+) -> Float[Tensor, " *batch"]:
     """-ln p(target) of each target, with `label_smoothing` of it spread over all V."""
     if logits.dtype.itemsize < 4:  # under autocast the head gives bf16, in which 10.40 and 10.43 are the same loss
         logits = logits.float()
@@ -152,6 +152,6 @@ def _check_smoothing(share: float) -> None:
         raise ValueError(f"label smoothing is a share, 0 <= share < 1: got {share}")
 
 
-def count_targets(targets: Int[Tensor, "*batch"], ignore_id: int | None) -> int:
+def count_targets(targets: Int[Tensor, " *batch"], ignore_id: int | None) -> int:
     """How many targets are not `ignore_id`."""
     return targets.numel() if ignore_id is None else int((targets != ignore_id).sum())
