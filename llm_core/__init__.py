@@ -3,6 +3,8 @@
 What a chapter calls a thing, this package calls it too. Each folder stands on a floor and imports
 only from the floors below it; a test holds the package to that.
 
+    basement  files         written whole or not at all
+              checks        one wording of an error
     floor 0   text          strings <-> token ids
               layers        tensors -> tensors
               data          texts by name, token ids on disk, the batch of each step
