@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# As in llm_core/figures.py.
+# As in llm_core/figures/captioned.py.
 UNCOMPARED = ("application/vnd.llm-core.interactive+json",)
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nbformat
 import yaml
 from bs4 import BeautifulSoup, Tag
+
+from llm_core.figures import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = "from jupyter_book.cli.main import main; main()"
@@ -171,3 +174,11 @@ def caption(text: str) -> nbformat.NotebookNode:
     """The caption output of `llm_core.figures.show`."""
     words = f"**Figure.** {text}"
     return nbformat.v4.new_output("display_data", {"text/markdown": words, "text/plain": words})
+
+
+def table(headers: list[str], rows: list[list[str]], caption: str | None = None) -> nbformat.NotebookNode:
+    """The output of `llm_core.figures.table`."""
+    caught: list[dict[str, Any]] = []
+    with mock.patch.object(tables, "display", lambda data, raw: caught.append(data)):
+        tables.table(headers, rows, caption=caption)
+    return nbformat.v4.new_output("display_data", caught[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from bookkit import Site, build_book, caption, image, notebook, small_book
+from bookkit import Site, build_book, caption, image, notebook, small_book, table
 
 GOOD = {
     "chapters/07_tools/02_good.ipynb": notebook(
@@ -18,11 +18,19 @@ GOOD = {
         "$$\na = b\n$$ (eq-good)\n\nSee {eq}`eq-good` and [this](#eq-good).\n\n"
         ":::{tip} A title with $x$\nbody\n:::\n\n:::{note}\nbody\n:::\n\n### Deeper\n\n#### Too deep\n",
         [image(), caption("It is a square, see [other](../../other.md) and $x$."), image("Another.")],
+        [table(["$d_k$", "token"], [["64", "`a|b`"], ["8", "$|x|$"]], "Which *width*?"), table(["n"], [["1"]])],
         "```mermaid\nflowchart LR\n    accTitle: Two steps\n    A --> B\n```\n\n"
         "```{mermaid}\n:alt: Two more\nflowchart LR\n    A --> B\n```",
     ),
     "other.md": "# Other\n\n(here)=\nA paragraph.\n\n$$ c = d $$ (eq-other)\n",
 }
+
+
+def table_caption() -> nbformat.NotebookNode:
+    """The caption of a table, and something else below it."""
+    words = "**Table.** Which?\n\nNone."
+    return nbformat.v4.new_output("display_data", {"text/markdown": words, "text/plain": words})
+
 
 # What is wrong -> the page, and what the build has to say about it.
 FAULTS: dict[str, tuple[str | nbformat.NotebookNode, str]] = {
@@ -39,6 +47,7 @@ FAULTS: dict[str, tuple[str | nbformat.NotebookNode, str]] = {
     "no alt text in Markdown": ("# T\n\n![](references.bib)", "alternative text"),
     "no alt text in an output": (notebook("# T", [image(None)]), "alternative text"),
     "caption without an image": (notebook("# T", [caption("Nothing above.")]), "does not follow an image"),
+    "caption without a table": (notebook("# T", [table_caption()]), "does not stand above a table"),
     "interactive figure without a caption": (notebook("# T", [image(data=("dk", {}))]), "has no caption"),
     "no such interactive figure": (
         notebook("# T", [image(data=("nonsense", {})), caption("It.")]),
@@ -118,6 +127,18 @@ def test_captioned_image_is_a_numbered_figure(good: Site) -> None:
     assert figure.select_one("figcaption a[href='../../other.html']") is not None
     assert len(article.select("figure")) == 1
     assert [tag["alt"] for tag in article.select("img")] == ["A square.", "Another."]
+
+
+def test_captioned_table_is_a_numbered_table(good: Site) -> None:
+    captioned, plain = good.article(PAGE).select("table")
+    assert captioned.select_one("caption").get_text().rstrip("#") == "Table 7.2.1 Which width?"
+    assert captioned.select_one("caption em").get_text() == "width"
+    assert plain.select_one("caption") is None
+    cells = [[cell.get_text().strip() for cell in row.select("th, td")] for row in captioned.select("tr")]
+    assert cells == [[r"\(d_k\)", "token"], ["64", "a|b"], ["8", r"\(\vert x\vert \)"]]
+    assert captioned.select_one("td code").get_text() == "a|b"
+    assert ["text-right" in cell["class"] for cell in captioned.select("tr:last-child td")] == [True, False]
+    assert not good.article(PAGE).find("strong", string="Table.")
 
 
 def test_headings_are_numbered_to_the_third_level(good: Site) -> None:

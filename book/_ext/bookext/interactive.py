@@ -20,7 +20,7 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-# As in llm_core/figures.py: the book is built without importing the package.
+# As in llm_core/figures/captioned.py: the book is built without importing the package.
 INTERACTIVE = "application/vnd.llm-core.interactive+json"
 
 KINDS = sorted(path.stem for path in (Path(__file__).parents[2] / "_static" / "interactive").glob("*.js"))
