@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from pybtex.database import Entry, parse_file
 
 from llm_core.layers.attention import MultiHeadAttention, softmax
@@ -237,30 +236,6 @@ def test_links_of_a_page_lead_somewhere(name: str) -> None:
             body = file.read_text(encoding="utf-8")
             slugs = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", body, re.M)}
             assert f"({label})=" in body or label in slugs, f"{name}.md links to {target}"
-
-
-def test_front_page_lists_the_chapters_that_exist() -> None:
-    text = page("index")
-    table = re.findall(r"^\| (\d)\.(\d) \| \[([^]]+)\]\(\.\./chapters/([^)]+)\)", text, re.M)
-    assert {path for *_, path in table} == {str(path.relative_to(CHAPTERS)) for path in chapters()}
-    for section, number, title, path in table:
-        assert re.match(f"0{section}_.*/0{number}_", path), f"{path} is not {section}.{number}"
-        heading = re.search(r"^# (.+?)\s*$", notebook_text(CHAPTERS / path), re.M)
-        assert heading, f"{path} has no title"
-        assert heading.group(1) == title, f"the front page and {path} disagree about its title"
-        assert f'["{section}.{number} {title}"]' in text, f"the diagram lacks {title}"
-    for section in "123456789":
-        ready = re.search(rf"^\| {section} \| \*\*.* \| (.+) \|$", text, re.M)
-        count = len([1 for row in table if row[0] == section])
-        assert ready, f"the plan has no row for section {section}"
-        assert ready.group(1).split()[0] == (str(count) if count else "–"), f"section {section}"
-
-
-def test_contents_list_the_chapters_that_exist() -> None:
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = {chapter["file"] for section in toc["parts"] for chapter in section["chapters"] if "file" in chapter}
-    assert {f"chapters/{path.relative_to(CHAPTERS).with_suffix('')}" for path in chapters()} <= files
-    assert {f"book/{name}" for name in PAGES} <= files | {toc["root"]}
 
 
 def test_front_page_cites_the_version_that_is_here() -> None:
