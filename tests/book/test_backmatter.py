@@ -32,14 +32,14 @@ PAGES = ["index", "how_to_use", "notation", "corrections", "glossary", "referenc
 CORRECTIONS = [
     "1-2-word2vec-authors", "1-2-first-neural-lm", "1-2-transformer-year", "1-2-missing-steps", "1-3-gans",
     "2-2-embeddings", "2-2-bert-decoder", "2-2-three-families", "2-2-output", "2-3-stop-words",
-    "3-1-three-steps", "3-1-depth", "3-2-joint-training", "3-3-one-pass",
+    "3-1-three-steps", "3-1-depth", "3-1-multi-layer", "3-2-joint-training", "3-3-one-pass",
     "3-4-word2vec", "3-4-decoder-layer", "3-4-validation",
-    "4-1-scale", "4-1-split", "4-1-projections", "4-2-scores", "4-2-indices", "4-2-output-projection",
+    "4-1-scale", "4-1-matrices", "4-1-split", "4-1-projections", "4-2-scores", "4-2-indices", "4-2-output-projection",
     "5-1-environment", "5-2-tokenizer-class", "5-2-dump", "5-2-cleaning", "5-2-one-call", "5-2-model-class",
-    "5-2-targets", "5-2-learning-rate", "5-3-tokenizer-output", "5-3-load-weights", "5-3-decode-predict",
+    "5-2-targets", "5-2-learning-rate", "5-3-tokenizer-output", "5-3-load-weights", "5-3-decode-predict", "5-3-full-stop",
     "6-1-bert-writes", "6-1-assistants", "6-5-longer-text",
     "7-1-gpt2-title", "7-1-untraceable", "7-3-krause", "7-3-slp-title", "8-1-size",
-    "9-6-data-parallel", "9-6-model-parallel", "9-6-mixed-precision", "10-3-names", "author-line",
+    "9-6-data-parallel", "9-6-model-parallel", "9-6-mixed-precision", "9-6-memory", "10-3-names", "author-line",
 ]  # fmt: skip
 
 

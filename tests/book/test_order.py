@@ -125,7 +125,6 @@ def test_map_shows_every_chapter() -> None:
     "chapter",
     [path for section in SECTIONS for path in numbered(section)],
     ids=lambda path: f"{path.parent.name[:2]}-{path.stem}",
-    ids=lambda path: f"{path.parent.name[:2]}-{path.stem}",
 )
 def test_a_chapter_needs_only_what_comes_before_it(chapter: Path) -> None:
     order = contents()
