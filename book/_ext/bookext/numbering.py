@@ -74,6 +74,14 @@ def number_chapters(env: BuildEnvironment) -> None:
         env.titles[docname]["secnumber"] = own
 
 
+def count_anew(env: BuildEnvironment) -> None:
+    """Let the figures of a page without a number begin with 1: Sphinx counts them on from page to page."""
+    for docname, kinds in env.toc_fignumbers.items():
+        if env.titles[docname].get("secnumber") is None:
+            for numbers in kinds.values():
+                numbers.update({name: (count,) for count, name in enumerate(numbers, start=1)})
+
+
 def install() -> None:
     """Number the chapters right after Sphinx's own numbering, before figures take their numbers from it."""
     original = TocTreeCollector.assign_section_numbers
@@ -89,6 +97,15 @@ def install() -> None:
 
     assign_section_numbers.by_folder = True  # type: ignore[attr-defined]
     TocTreeCollector.assign_section_numbers = assign_section_numbers  # type: ignore[method-assign]
+
+    figures = TocTreeCollector.assign_figure_numbers
+
+    def assign_figure_numbers(self: TocTreeCollector, env: BuildEnvironment) -> list[str]:
+        changed = figures(self, env)
+        count_anew(env)
+        return changed
+
+    TocTreeCollector.assign_figure_numbers = assign_figure_numbers  # type: ignore[method-assign]
 
 
 def setup(app: Sphinx) -> None:
