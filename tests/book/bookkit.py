@@ -29,14 +29,15 @@ BOOK_URL = "https://example.github.io/llm-book"
 def contents(root: Path = ROOT) -> list[str]:
     """Every page of the table of contents, in order."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    entries = [{"file": toc["root"]}] + [entry for part in toc["parts"] for entry in part["chapters"]]
-    pages = []
-    for entry in entries:
-        if "file" in entry:
+    pages = [toc["root"]]
+
+    def add(entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
             pages.append(entry["file"])
-        else:
-            found = sorted(path for path in root.glob(entry["glob"]) if path.suffix in {".md", ".ipynb"})
-            pages += [str(path.relative_to(root).with_suffix("")) for path in found]
+            add(entry.get("sections", []))
+
+    for part in toc["parts"]:
+        add(part["chapters"])
     return pages
 
 

@@ -6,13 +6,16 @@ Colab copies share it.
 
 import re
 from pathlib import Path
+from typing import Any
 
 from pybtex.database import BibliographyData, Entry, parse_file
 from pybtex.plugin import register_plugin
 from pybtex.richtext import Text
 from pybtex.style.formatting.unsrt import Style as UnsrtStyle
 from pybtex.style.labels import BaseLabelStyle
+from pybtex.style.template import node
 from sphinx.application import Sphinx
+from sphinxcontrib.bibtex.style.referencing import basic_author_year
 
 
 def plain(text: str) -> str:
@@ -88,6 +91,13 @@ class AuthorYearStyle(UnsrtStyle):
     default_label_style = AuthorYearLabels
 
 
+@node
+def year_of_label(children: list[Any], data: dict[str, Any]) -> Text:
+    """The year as the bibliography's own label has it: 2013a where the author has another work of 2013."""
+    return Text(data["formatted_entry"].label.rpartition(", ")[2])
+
+
 def setup(app: Sphinx) -> None:
     """Register with pybtex, which is where sphinxcontrib-bibtex looks styles up."""
+    basic_author_year.year = year_of_label  # its styles look the name up at each citation
     register_plugin("pybtex.style.formatting", "author_year", AuthorYearStyle)

@@ -1,8 +1,9 @@
 """Chapters carry the numbers of the article's sections, read off their folders.
 
-`chapters/03_algorithms/01_self_attention` is chapter 3.1, whether or not 2.4 exists already; its sections
-are 3.1.1, 3.1.2 and so on, and its figures count along with them. Sphinx itself can only count the entries
-of a table of contents. Exercises and the pages around the chapters have no numbers.
+`chapters/03_algorithms/index` is section 3 of the book and `chapters/03_algorithms/01_self_attention` its
+chapter 3.1, whether or not 2.4 exists already; the chapter's parts are 3.1.1, 3.1.2 and so on, and its figures
+count along with them. Sphinx itself can only count the entries of a table of contents. Exercises and the pages
+around the chapters have no numbers.
 """
 
 import re
@@ -16,6 +17,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.environment.collectors.toctree import TocTreeCollector
 
 CHAPTER = re.compile(r"(?:.*/)?chapters/(\d+)_[^/]+/(\d+)_[^/]+$")
+SECTION = re.compile(r"(?:.*/)?chapters/(\d+)_[^/]+/index$")
 DEPTH = 3  # how many numbers a heading carries at most: 3.1.2
 
 
@@ -29,6 +31,18 @@ def chapter_number(docname: str) -> tuple[int, int] | None:
     """
     match = CHAPTER.match(docname)
     return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+def section_number(docname: str) -> tuple[int] | None:
+    """(3,) for `chapters/03_algorithms/index`, the page of a section; None for any other.
+
+    >>> section_number("chapters/03_algorithms/index")
+    (3,)
+    >>> section_number("book/index") is None
+    True
+    """
+    match = SECTION.match(docname)
+    return (int(match.group(1)),) if match else None
 
 
 def headings(toc: nodes.Element, number: tuple[int, ...]) -> Iterator[tuple[nodes.reference, tuple[int, ...] | None]]:
@@ -46,16 +60,26 @@ def headings(toc: nodes.Element, number: tuple[int, ...]) -> Iterator[tuple[node
 
 
 def number_chapters(env: BuildEnvironment) -> None:
-    """Put each chapter's numbers where Sphinx keeps them."""
+    """Put the numbers of each chapter and section where Sphinx keeps them."""
     for docname, toc in env.tocs.items():
-        chapter = chapter_number(docname)
-        if chapter is None:
+        own = chapter_number(docname) or section_number(docname)
+        if own is None:
             continue
         numbers: Any = {}
-        for reference, number in headings(toc, chapter):
+        for reference, number in headings(toc, own):
+            if len(own) == 1 and number != own:
+                number = None  # below the title of a section's page: 3.1 is a chapter, not a heading of it
             numbers[reference["anchorname"]] = reference["secnumber"] = number
         env.toc_secnumbers[docname] = numbers
-        env.titles[docname]["secnumber"] = chapter
+        env.titles[docname]["secnumber"] = own
+
+
+def count_anew(env: BuildEnvironment) -> None:
+    """Let the figures of a page without a number begin with 1: Sphinx counts them on from page to page."""
+    for docname, kinds in env.toc_fignumbers.items():
+        if env.titles[docname].get("secnumber") is None:
+            for numbers in kinds.values():
+                numbers.update({name: (count,) for count, name in enumerate(numbers, start=1)})
 
 
 def install() -> None:
@@ -73,6 +97,15 @@ def install() -> None:
 
     assign_section_numbers.by_folder = True  # type: ignore[attr-defined]
     TocTreeCollector.assign_section_numbers = assign_section_numbers  # type: ignore[method-assign]
+
+    figures = TocTreeCollector.assign_figure_numbers
+
+    def assign_figure_numbers(self: TocTreeCollector, env: BuildEnvironment) -> list[str]:
+        changed = figures(self, env)
+        count_anew(env)
+        return changed
+
+    TocTreeCollector.assign_figure_numbers = assign_figure_numbers  # type: ignore[method-assign]
 
 
 def setup(app: Sphinx) -> None:
