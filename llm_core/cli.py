@@ -3,7 +3,7 @@
     llm-core exercise list
     llm-core exercise run 04/01_dot_product_attention -p n_tokens=6
     llm-core exercise run my_copy.ipynb --output executed.ipynb
-    llm-core exercise report submissions --format csv
+    llm-core exercise report submissions --jobs 2 --seed-from-name --page class.html
     llm-core exercise solution 04/01_dot_product_attention
     llm-core study run 03/04_learning_rate -p rate=0.001,0.01 -p seed=0,1 --table mine.csv
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import unicodedata
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -23,10 +23,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 import llm_core
 from llm_core.exercises import catalogue
+from llm_core.files import write_whole
 
 app = typer.Typer(
     help="The command line of the book 'Large Language Models: Redefining the Limits of Computation'.",
@@ -122,6 +126,32 @@ def run_exercise(
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder with the learners' notebooks.", metavar="FOLDER")],
     parameter: Parameters = None,
+    students: Annotated[
+        Path | None,
+        typer.Option(help="A CSV file: a column `student`, and one for each parameter of their own.", metavar="FILE"),
+    ] = None,
+    seed_from_name: Annotated[bool, typer.Option(help="Give each student a seed made of the name.")] = False,
+    variants: Annotated[int, typer.Option(help="Hidden checks with other seeds.", metavar="N", min=0)] = 0,
+    secret: Annotated[str, typer.Option(help="What the hidden seeds are drawn from.", metavar="TEXT")] = "",
+    points: Annotated[float, typer.Option(help="What a notebook is worth; one point a check if 0.", min=0.0)] = 0.0,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option("--weight", "-w", metavar="EXERCISE=W", help="Multiply an exercise's points; may be repeated."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Notebooks that run side by side.", min=1)] = 1,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the rows are kept, each as it comes (JSON lines); what is in it is not run again. "
+            "Beside the folder unless given.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    again: Annotated[bool, typer.Option(help="Run what the results hold already, too.")] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Write an HTML page about the whole class.", metavar="FILE", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Keep the executed notebooks in this folder.", metavar="FOLDER", show_default=False),
@@ -129,22 +159,55 @@ def report(
     timeout: Timeout = 60.0,
     format: Formatted = Format.table,
 ) -> None:
-    """Run every notebook of a folder and write one row for each."""
-    from llm_core.exercises import runner
+    """Grade a folder of notebooks: a row for each, and what the class got wrong most often."""
+    from llm_core.exercises import class_page, grading
 
     with _usage_errors():
-        results = runner.run_folder(
-            folder,
-            _split(parameter),
-            output=output,
-            timeout=timeout,
-            progress=lambda files: tqdm(files, desc="notebooks", unit="notebook", leave=False, disable=None),
+        handed_in = grading.submissions(
+            folder, _split(parameter), students=students, seed_from_name=seed_from_name, leave_out=output
         )
-    _write([result.to_dict() for result in results], format)
+        kept = results or folder.absolute().with_name(f"{folder.absolute().name}-report.jsonl")
+        coming = grading.grade(
+            handed_in,
+            kept,
+            jobs=jobs,
+            variants=grading.Variants(variants, secret),
+            points=points,
+            weights={catalogue.find(name).name: _number(name, value) for name, value in _split(weight).items()},
+            timeout=timeout,
+            output=output,
+            again=again,
+            hidden=[folder],
+        )
+        rows = []
+        with tqdm(total=len(handed_in), desc="notebooks", unit="notebook", leave=False, disable=None) as bar:
+            for row in coming:
+                rows.append(row)
+                bar.update()
+                if bar.disable:  # no terminal: a line for each, for a log
+                    typer.echo(f"{len(rows)}/{len(handed_in)} {row['file']}: {row['status']}", err=True)
+        if page is not None:
+            write_whole(page, class_page.class_page(rows, f"Results of {grading.printable(folder.absolute().name)}"))
+    rows.sort(key=lambda row: (row["student"], row["file"]))
+    if format is Format.json:
+        _write(rows, format)
+    else:
+        lines = grading.columns(rows)
+        shown = ("student", "file", "exercise", "status", "points", "of", "passed", "total", "variants", "message")
+        _write(lines, format, leave_out=[name for line in lines for name in line if name not in shown])
     if format is Format.table:
-        passed = sum(result.status == "passed" for result in results)
-        typer.echo(f"\n{passed} of {len(results)} notebooks passed.")
-    raise typer.Exit(0 if all(result.status == "passed" for result in results) else 1)
+        common = [
+            {"students": len(c.students), "exercise": c.exercise, "mistake": c.finding, "what it is": c.message}
+            for c in grading.mistakes(rows)
+        ]
+        if common:
+            typer.echo("\nThe most frequent mistakes")
+            _write(common[:10], format)
+        passed = sum(row["status"] == "passed" for row in rows)
+        typer.echo(f"\n{passed} of {len(rows)} notebooks passed. The rows are in {kept}.")
+        if not all(row.get("fenced") for row in rows):
+            typer.echo(_NOT_FENCED, err=True)
+    raise typer.Exit(0 if all(row["status"] == "passed" for row in rows) else 1)
 
 
 @exercise_app.command()
@@ -240,6 +303,22 @@ def _notebook(name: str) -> Path:
     return found
 
 
+_NOT_FENCED = (
+    "Notebooks were not fenced off from each other: this system gives an ordinary process no view of its own. "
+    "They ran in scratch folders, but with your rights. The file Containerfile in the repository grades in a container."
+)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise ValueError(f"the weight of {name} must be a number from 0 on, got {text!r}")
+    return value
+
+
 def _split(parameters: Sequence[str] | None) -> dict[str, str]:
     values = {}
     for text in parameters or ():
@@ -264,7 +343,7 @@ def _write(rows: Sequence[dict[str, Any]], format: Format, leave_out: Sequence[s
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     flat = [{name: _text(value) for name, value in row.items()} for row in rows]
-    names = list(flat[0])
+    names = list(flat[0]) if flat else []
     if format is Format.csv:
         text = io.StringIO()
         writer = csv.DictWriter(text, names)
@@ -272,20 +351,20 @@ def _write(rows: Sequence[dict[str, Any]], format: Format, leave_out: Sequence[s
         writer.writerows(flat)
         typer.echo(text.getvalue(), nl=False)
         return
-    names = [name for name in names if name not in leave_out]
-    lines = [names, *([row[name] for name in names] for row in flat)]
-    widths = [max(_width(line[i]) for line in lines) for i in range(len(names))]
-    for line in lines:
-        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+    # As wide as its text needs where nobody watches: a log is searched, not looked at.
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in names:
+        if name not in leave_out:
+            table.add_column(name, overflow="fold")
+    for row in flat:
+        table.add_row(*(escape(row[name]) for name in names if name not in leave_out))
+    with console.capture() as captured:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{name}={entry}" for name, entry in value.items())
     return " ".join(str(value).split())
-
-
-def _width(text: str) -> int:
-    """How many columns a terminal needs for it: Chinese characters take two."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from llm_core import __version__, cli
-from llm_core.exercises import catalogue, runner
+from llm_core.exercises import catalogue, grading, runner
 
 NAMES = [exercise.name for exercise in catalogue.exercises()]
 
@@ -122,45 +122,88 @@ def test_what_typer_refuses_ends_with_2(arguments: list[str]):
     assert call(*arguments).exit_code == 2
 
 
-def test_report_writes_a_table_csv_or_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    rows = [
-        outcome(),
-        outcome("failed", file="李雷.ipynb", message='He said "no", twice,\nin two lines'),
-        outcome("timeout", file="c.ipynb", passed=0, total=0, parameters={}),
-    ]
-    monkeypatch.setattr(runner, "run_folder", lambda folder, parameters, **options: rows)
+@pytest.fixture
+def graded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The rows that `grade` will give, in place of kernels."""
+    rows: list[dict[str, Any]] = []
+
+    def row(student: str, status: str = "passed", message: str = "", **changed: Any) -> dict[str, Any]:
+        found = {} if status == "passed" else {"not_scaled": message}
+        own = {"student": student, "file": f"{student}.ipynb", "exercise": NAMES[0], "parameters": {"seed": 3}}
+        own |= {"status": status, "message": message, "passed": 7 - len(found), "total": 7, "variants": []}
+        own |= {"checks": {"your numbers": list(found), "a single token": []}, "findings": found, "seconds": 1.25}
+        return {**own, "points": 7.0 - len(found), "of": 7.0, "fenced": True, **changed}
+
+    rows += [row("ben"), row("李雷", "failed", 'He said "no", twice,\nin two lines'), row("ada", parameters={"n": 4})]
+    monkeypatch.setattr(grading, "submissions", lambda *arguments, **options: [None] * len(rows))
+    monkeypatch.setattr(grading, "grade", lambda *arguments, **options: iter(rows))
+    return rows
+
+
+def test_report_writes_a_table_csv_or_json(graded: list[dict[str, Any]], tmp_path: Path):
     table = call("exercise", "report", tmp_path)
     assert table.exit_code == 1
     lines = table.stdout.splitlines()
-    assert lines[0].split() == ["file", "exercise", "parameters", "passed", "total", "status", "message"]
-    assert "seed=3 causal=True" in lines[1]
-    assert lines[-1] == "1 of 3 notebooks passed."
+    assert lines[0].split()[:5] == ["student", "file", "exercise", "status", "points"]
+    assert [line.split()[0] for line in lines[1:4]] == ["ada", "ben", "李雷"]
+    assert "The most frequent mistakes" in lines
+    assert lines[-1].startswith("2 of 3 notebooks passed.")
     # Chinese characters take two columns each, and the table knows
-    assert lines[2].index("04/01") == lines[1].index("04/01") - 2
+    assert lines[3].index("03/01") == lines[1].index("03/01") - 4
 
     from_csv = list(csv.DictReader(io.StringIO(call("exercise", "report", tmp_path, "--format", "csv").stdout)))
-    assert from_csv[1]["message"] == 'He said "no", twice, in two lines'
-    assert [row["status"] for row in from_csv] == ["passed", "failed", "timeout"]
+    assert [line["student"] for line in from_csv] == ["ada", "ben", "李雷"]
+    assert from_csv[2]["message"] == 'He said "no", twice, in two lines'
+    assert [line["your numbers"] for line in from_csv] == ["ok", "ok", "not_scaled"]
+    assert [(line["seed"], line["n"]) for line in from_csv] == [("", "4"), ("3", ""), ("3", "")]
     from_json = json.loads(call("exercise", "report", tmp_path, "--format", "json").stdout)
-    assert from_json[1]["file"] == "李雷.ipynb"
-    assert from_json[0]["parameters"] == {"seed": 3, "causal": True}
+    assert from_json[2]["file"] == "李雷.ipynb"
+    assert from_json[1]["parameters"] == {"seed": 3}
 
-    rows[:] = [outcome()]
+    graded.pop(1)
     assert call("exercise", "report", tmp_path).exit_code == 0
 
 
-@pytest.mark.parametrize("folder", [".", "nowhere"])
-def test_report_on_a_folder_without_notebooks_ends_with_2(folder: str, tmp_path: Path):
-    result = call("exercise", "report", tmp_path / folder)
+def test_report_says_when_notebooks_were_not_fenced_off(graded: list[dict[str, Any]], tmp_path: Path):
+    assert "fenced" not in call("exercise", "report", tmp_path).output
+    graded[1]["fenced"] = False
+    assert "Containerfile" in call("exercise", "report", tmp_path).stderr
+
+
+def test_report_writes_a_page_about_the_class(graded: list[dict[str, Any]], tmp_path: Path):
+    page = tmp_path / "class.html"
+    call("exercise", "report", tmp_path, "--page", page)
+    text = page.read_text(encoding="utf-8")
+    assert "李雷" in text
+    assert "He said &quot;no&quot;" in text
+    assert "src=" not in text
+    assert "http" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["."], "there are no notebooks"),
+        (["nowhere"], "there is no folder"),
+        ([".", "--weight", "dot_product=much"], "the weight of dot_product must be a number from 0 on"),
+        ([".", "--students", "nobody.csv"], "nobody.csv cannot be read"),
+    ],
+)
+def test_report_that_cannot_begin_ends_with_2(arguments: list[str], message: str, tmp_path: Path):
+    if len(arguments) > 1:
+        (tmp_path / "x.ipynb").write_text("hello")
+    result = call("exercise", "report", tmp_path / arguments[0], *arguments[1:])
     assert result.exit_code == 2
-    assert "there is no folder" in result.stderr or "there are no notebooks" in result.stderr
+    assert message in result.stderr
 
 
 def test_report_on_files_that_are_no_notebooks(tmp_path: Path):
     """No kernel is needed for these, and none of them is a crash."""
-    (tmp_path / "text.ipynb").write_text("hello")
-    (tmp_path / "empty.ipynb").write_text("")
-    result = call("exercise", "report", tmp_path, "--format", "json")
+    folder = tmp_path / "handed in"
+    folder.mkdir()
+    (folder / "text.ipynb").write_text("hello")
+    (folder / "empty.ipynb").write_text("")
+    result = call("exercise", "report", folder, "--format", "json")
     assert result.exit_code == 1
     assert [row["status"] for row in json.loads(result.stdout)] == ["error", "error"]
 

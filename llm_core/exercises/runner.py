@@ -1,13 +1,12 @@
 """A learner's notebook, run with parameters and judged by the report of its check cell.
 
-`run` takes one notebook, `run_folder` all of a folder; both return a `Result` for each, whatever happens in
-it: an exception, a cell that hangs, a kernel that dies, a file that is no notebook. papermill does the running,
-each notebook in a kernel of its own.
+`run` returns a `Result`, whatever happens in the notebook: an exception, a cell that hangs, a kernel that dies, a file
+that is no notebook. papermill does the running, each notebook in a kernel of its own. grading.py runs a folder of them.
 
 The learner's file is only read. What was executed is a copy, kept where `output` says.
 
 The kernel runs the learner's code with the rights of whoever starts it, and a report can be faked by code that
-means to. This is a tool for learning; give it submissions of strangers only inside a container.
+means to. This is a tool for learning; give it notebooks of strangers only inside a container.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +32,9 @@ from papermill.exceptions import PapermillExecutionError  # type: ignore[import-
 from papermill.execute import execute_notebook  # type: ignore[import-untyped]
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
+from llm_core.exercises.kernels import ONE_THREAD, ForkServer, Kernel
 from llm_core.exercises.report import MIME
+from llm_core.files import NotWritten, write_whole
 
 Status = Literal["passed", "failed", "not started", "error", "timeout"]
 
@@ -53,6 +54,9 @@ class Result:
         passed, total: checks, both 0 where there is no report.
         status: 'passed', 'failed' or 'not started' by the report; 'timeout'; 'error' for everything else.
         message: what is wrong, in one line; empty if it passed.
+        checks: for each check by its name the ids of what it found.
+        findings: for each of these ids what it says.
+        variants: how the variants asked for went, each 'passed', 'failed' or 'error'.
     """
 
     file: str
@@ -62,10 +66,13 @@ class Result:
     total: int
     status: Status
     message: str
+    checks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    findings: Mapping[str, str] = field(default_factory=dict)
+    variants: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON data."""
-        return {**asdict(self), "parameters": dict(self.parameters)}
+        return {**asdict(self), "variants": list(self.variants)}
 
 
 class Unusable(ValueError):
@@ -86,6 +93,17 @@ def read(path: Path) -> NotebookNode:
         raise Unusable(f"{path.name} is not a notebook: {_one_line(error)}") from error
     if not isinstance(notebook.get("cells"), list):
         raise Unusable(f"{path.name} is not a notebook: it has no cells")
+    for number, cell in enumerate(notebook.cells, start=1):
+        if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
+            raise Unusable(f"{path.name} is not a notebook: its cell {number} is neither code nor text")
+        if not isinstance(cell.get("source"), str):
+            raise Unusable(f"{path.name} is not a notebook: its cell {number} has no source")
+        if not isinstance(cell.get("metadata"), dict):
+            cell["metadata"] = NotebookNode()
+        if not isinstance(cell["metadata"].get("tags", []), list):
+            cell["metadata"]["tags"] = []
+        if cell["cell_type"] == "code" and not isinstance(cell.get("outputs"), list):
+            cell["outputs"] = []
     # A notebook from Colab or from somebody's conda names a kernel that is not here, or none.
     notebook.metadata["kernelspec"] = NotebookNode(KERNEL)
     notebook.metadata["language_info"] = NotebookNode({"name": "python"})
@@ -95,8 +113,7 @@ def read(path: Path) -> NotebookNode:
 def exercise_of(notebook: NotebookNode) -> str:
     """The name that the notebook's check cell gives to `check`; empty if it has none."""
     for cell in notebook.cells:
-        found = re.search(r"^\s*(?:\w+\s*=\s*)?check\(\s*[\"']([^\"']+)[\"']", _code(cell), re.MULTILINE)
-        if found:
+        if found := _CHECK.search(_code(cell)):
             return found[1]
     return ""
 
@@ -146,6 +163,9 @@ def run(
     timeout: float = CELL_TIMEOUT,
     total_timeout: float | None = None,
     progress: bool = False,
+    variants: Sequence[Mapping[str, Any]] = (),
+    scratch: Path | None = None,
+    server: ForkServer | None = None,
 ) -> Result:
     """Run one notebook and judge it.
 
@@ -156,9 +176,13 @@ def run(
         timeout: seconds that one cell may take.
         total_timeout: seconds that the whole notebook may take; three times `timeout` unless given.
         progress: whether to show a progress bar over the cells.
+        variants: parameters to run the check cell with once more each, after the notebook; the learner's
+            functions have to pass these too.
+        scratch: the folder that the notebook runs in, and whose home it is; its own folder unless given.
+        server: where its kernel is forked from; it is started as any kernel unless given.
 
     Raises:
-        ValueError: a parameter is unknown or of the wrong type, or `output` cannot be used.
+        ValueError: a parameter is unknown, of the wrong type or out of its range, or `output` cannot be used.
     """
     path = Path(path)
     if timeout <= 0 or (total_timeout is not None and total_timeout <= 0):
@@ -175,55 +199,28 @@ def run(
     if not exercise:
         return _result(path, "", "error", 'This notebook has no check cell: check("NN/name", ...) is missing.')
     values = typed(parameters or {}, notebook)
+    n_cells = len(notebook.cells)
+    for variant in variants:
+        notebook.cells.append(_again(notebook, variant))
 
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "executed.ipynb"
-        trouble = execute(notebook, copy, values, path.parent, timeout, total_timeout or 3 * timeout, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "executed.ipynb"
+        place = scratch or path.parent
+        trouble = execute(
+            notebook, copy, values, place, timeout, total_timeout or 3 * timeout, progress, scratch, server
+        )
         executed = _reread(copy)
-        result = _judge(path, exercise, values, executed, trouble)
-        if output is not None and copy.exists():
-            _keep(copy, output)
+        result = _judge(path, exercise, values, executed, trouble, n_cells, variants)
+        if output is not None and executed is not None:
+            _keep(executed, output)
     return result
 
 
-def run_folder(
-    folder: str | Path,
-    parameters: Mapping[str, str] | None = None,
-    *,
-    output: Path | None = None,
-    timeout: float = CELL_TIMEOUT,
-    progress: Callable[[list[Path]], Iterable[Path]] = iter,
-) -> list[Result]:
-    """Run every notebook below a folder; what goes wrong in one is its own row and stops no other.
-
-    Args:
-        folder: where the learners' notebooks are; checkpoints and hidden folders are left out.
-        parameters: as for `run`; a notebook that does not know one of them is an error of that notebook.
-        output: a folder for the executed copies, made if it is not there.
-        timeout: seconds that one cell may take.
-        progress: wraps the list of files, for a progress bar.
-
-    Raises:
-        ValueError: there is no such folder, no notebook in it, or `output` cannot be written to.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
-    if output is not None:
-        check_writable(output)
-    files = sorted(_notebooks(folder, output))
-    if not files:
-        raise ValueError(f"there are no notebooks (*.ipynb) in {folder}")
-    results = []
-    for path in progress(files):
-        name = path.relative_to(folder)
-        kept = None if output is None else output / name
-        try:
-            result = run(path, parameters, output=kept, timeout=timeout)
-        except ValueError as error:
-            result = _result(path, "", "error", str(error))
-        results.append(Result(**{**asdict(result), "file": str(name)}))
-    return results
+def _again(notebook: NotebookNode, variant: Mapping[str, Any]) -> NotebookNode:
+    """A cell that checks the learner's functions with other parameters."""
+    check = next(cell for cell in notebook.cells if _CHECK.search(_code(cell)))
+    settings = "\n".join(f"{name} = {value!r}" for name, value in variant.items())
+    return nbformat.v4.new_code_cell(f"{settings}\n{check.source}", metadata={"llm_core": {"variant": dict(variant)}})
 
 
 def check_output(output: Path, learners: Path) -> None:
@@ -252,31 +249,51 @@ class _Engine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, *, cell_timeout: float, deadline: float, **unused: Any
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        *,
+        cell_timeout: float,
+        deadline: float,
+        scratch: Path | None,
+        server: ForkServer | None,
+        **unused: Any,
     ) -> Any:
         def seconds_left(cell: NotebookNode) -> float:
             return max(0.1, min(cell_timeout, deadline - time.monotonic()))
 
         client = _Client(nb_man, timeout_func=seconds_left, kernel_name=kernel_name, startup_timeout=60)
-        # One thread a process: two kernels with two threads each on two cores stand in each other's way. The
-        # kernel's own log is not for the learner.
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        client.server, client.scratch = server, scratch
+        home = {} if scratch is None else dict.fromkeys(("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR"), str(scratch))
+        # The kernel's own log is not for the learner.
         return client.execute(
-            env={**os.environ, **threads},
+            env={**os.environ, **ONE_THREAD, **home},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
 
 
 class _Client(PapermillNotebookClient):
-    """Drops what a notebook prints beyond a limit: an endless loop of prints must not fill the memory."""
+    """Starts our own kernels, and drops what a notebook shows beyond a limit.
 
-    printed = 0
+    An endless loop that prints, or displays, must not fill the memory.
+    """
+
+    server: ForkServer | None = None
+    scratch: Path | None = None
+    shown = 0
+
+    def create_kernel_manager(self) -> Kernel:
+        self.km = Kernel(config=self.config)
+        self.km.server, self.km.scratch = self.server, self.scratch
+        if self.scratch is not None:  # the folder of Jupyter's own is for this user alone
+            self.km.connection_file = str(self.scratch / ".kernel.json")
+        return self.km
 
     def process_message(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        if msg["msg_type"] == "stream":
-            self.printed += len(msg["content"]["text"])
-            if self.printed > OUTPUT_LIMIT:
+        if msg["msg_type"] in ("stream", "display_data", "update_display_data", "execute_result", "error"):
+            self.shown += len(str(msg["content"]))
+            if self.shown > OUTPUT_LIMIT:
                 return None
         return super().process_message(msg, *args, **kwargs)
 
@@ -292,9 +309,14 @@ def execute(
     timeout: float,
     total_timeout: float,
     progress: bool,
+    scratch: Path | None = None,
+    server: ForkServer | None = None,
 ) -> tuple[Status, str] | None:
     """Run the notebook into `copy`; what stopped it, if anything did."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # what counts is what this run shows
+            cell["outputs"], cell["execution_count"] = [], None
     try:
         execute_notebook(
             notebook,
@@ -307,6 +329,8 @@ def execute(
             cwd=str(folder),
             cell_timeout=timeout,
             deadline=time.monotonic() + total_timeout,
+            scratch=scratch,
+            server=server,
         )
     except PapermillExecutionError as error:
         text = _one_line(error.evalue)
@@ -331,9 +355,15 @@ def _judge(
     values: Mapping[str, Any],
     executed: NotebookNode | None,
     trouble: tuple[Status, str] | None,
+    n_cells: int,
+    variants: Sequence[Mapping[str, Any]],
 ) -> Result:
-    reports = list(_reports(executed)) if executed is not None else []
-    if trouble is not None:
+    cells = executed.cells if executed is not None else []
+    # Where parameters were injected there is one cell more; the variants' cells are the last ones.
+    own = [cell for cell in cells if "variant" not in cell.metadata.get("llm_core", {})]
+    reports = [report for cell in own for report in _reports(cell)]
+    stopped_later = trouble is not None and len(own) >= n_cells and _ran(own) and reports
+    if trouble is not None and not stopped_later:
         return _result(path, exercise, *trouble)
     if not reports:
         return _result(path, exercise, "error", "The check cell shows no report: check(...) has to be its last line.")
@@ -342,22 +372,44 @@ def _judge(
     if report["exercise"] != exercise or ignored:
         what = f"the parameters {', '.join(ignored)}" if ignored else f"the exercise {exercise}"
         return _result(path, exercise, "error", f"The report is not about {what}: the check cell was changed.")
+    went = []
+    for variant, cell in zip(variants, [cell for cell in cells if cell not in own], strict=False):
+        about = [r for r in _reports(cell) if all(r["parameters"].get(name) == v for name, v in variant.items())]
+        went.append(about[-1]["status"] if about else "error")
+    went += ["error"] * (len(variants) - len(went))
+    status, message = report["status"], report["message"]
+    if status == "passed" and any(outcome != "passed" for outcome in went):
+        status = "failed"
+        message = "The functions pass with the notebook's parameters, and fail with other ones."
     return Result(
         str(path),
         exercise,
         report["parameters"],
         report["passed"],
         report["total"],
-        report["status"],
-        report["message"],
+        status,
+        message,
+        {check["name"]: list(check["findings"]) for check in report["checks"]},
+        {finding["id"]: finding["message"] for finding in report["findings"]},
+        went,
     )
 
 
-def _reports(executed: NotebookNode) -> Iterator[dict[str, Any]]:
-    for cell in executed.cells:
-        for output in cell.get("outputs", []):
-            if MIME in output.get("data", {}):
-                yield output["data"][MIME]
+def _ran(cells: Sequence[NotebookNode]) -> bool:
+    """Whether every code cell that holds anything came to its end."""
+    return all(
+        cell.execution_count is not None and not any(output.output_type == "error" for output in cell.outputs)
+        for cell in cells
+        if _code(cell).strip()
+    )
+
+
+def _reports(cell: NotebookNode) -> Iterator[dict[str, Any]]:
+    """The reports that a cell shows; what has their type and not their form is none."""
+    for output in cell.get("outputs", []):
+        report = output.get("data", {}).get(MIME)
+        if isinstance(report, dict) and report.keys() >= _REPORT and isinstance(report["parameters"], dict):
+            yield report
 
 
 def _result(path: Path, exercise: str, status: Status, message: str) -> Result:
@@ -371,16 +423,13 @@ def _reread(copy: Path) -> NotebookNode | None:
         return None
 
 
-def _keep(copy: Path, output: Path) -> None:
+def _keep(executed: NotebookNode, output: Path) -> None:
     """Put the executed copy in its place, whole or not at all."""
-    half = output.with_name(f".{output.name}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(copy.read_bytes())
-        half.replace(output)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise ValueError(f"the executed copy cannot be written to {output}: {error.strerror}") from error
+        write_whole(output, nbformat.writes(executed))
+    except (OSError, NotWritten) as error:
+        raise ValueError(f"the executed copy cannot be kept: {error}") from error
 
 
 def check_writable(folder: Path) -> None:
@@ -397,14 +446,8 @@ def check_writable(folder: Path) -> None:
         raise ValueError(f"the folder {folder} cannot be written to: {error.strerror}") from error
 
 
-def _notebooks(folder: Path, output: Path | None) -> Iterator[Path]:
-    for path in folder.rglob("*.ipynb"):
-        inside = path.relative_to(folder).parts
-        if any(part.startswith(".") for part in inside):
-            continue
-        if output is not None and output.resolve() in path.resolve().parents:
-            continue  # executed copies of an earlier run
-        yield path
+_CHECK = re.compile(r"^\s*(?:\w+\s*=\s*)?check\(\s*[\"']([^\"']+)[\"']", re.MULTILINE)
+_REPORT = {"exercise", "parameters", "passed", "total", "status", "message", "checks", "findings"}
 
 
 def _code(cell: NotebookNode) -> str:
