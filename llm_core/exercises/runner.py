@@ -86,7 +86,7 @@ def read(path: Path) -> NotebookNode:
         Unusable: the file cannot be read or is no notebook.
     """
     try:
-        notebook = nbformat.read(path, as_version=4)
+        notebook = nbformat.from_dict(nbformat.read(path, as_version=4))  # the oldest come as another kind of dict
     except (OSError, UnicodeDecodeError) as error:
         raise Unusable(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except Exception as error:  # nbformat has no common base class for what a broken file can cause
@@ -255,6 +255,7 @@ class _Engine(NBClientEngine):
         *,
         cell_timeout: float,
         deadline: float,
+        folder: Path,
         scratch: Path | None,
         server: ForkServer | None,
         **unused: Any,
@@ -266,7 +267,9 @@ class _Engine(NBClientEngine):
         client.server, client.scratch = server, scratch
         home = {} if scratch is None else dict.fromkeys(("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR"), str(scratch))
         # The kernel's own log is not for the learner.
+        # papermill's own `cwd` would be that of this whole process, in which other notebooks run beside this one.
         return client.execute(
+            cwd=str(folder),
             env={**os.environ, **ONE_THREAD, **home},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -326,7 +329,7 @@ def execute(
             kernel_name=KERNEL["name"],
             language=KERNEL["language"],
             progress_bar={"desc": "running", "leave": False, "disable": None} if progress else False,
-            cwd=str(folder),
+            folder=folder,
             cell_timeout=timeout,
             deadline=time.monotonic() + total_timeout,
             scratch=scratch,
