@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from llm_core.checks import check_shares, check_sizes
 from llm_core.layers.attention import softmax
 from llm_core.layers.embedding import TokenEmbedding
 from llm_core.layers.masks import causal
@@ -92,7 +93,7 @@ class Recurrent(nn.Module):
     def __init__(self, cell: Cell, d_input: int, d_hidden: int, n_layers: int = 1) -> None:
         super().__init__()
         _check_cell(cell)
-        _check_sizes(d_input=d_input, d_hidden=d_hidden, n_layers=n_layers)
+        check_sizes(d_input=d_input, d_hidden=d_hidden, n_layers=n_layers)
         self.cell, self.d_hidden, self.n_layers = cell, d_hidden, n_layers
         rows = {"rnn": 1, "lstm": 4}[cell] * d_hidden
         for i in range(n_layers):
@@ -250,9 +251,9 @@ class RecurrentConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_sizes(vocab_size=self.vocab_size, d_model=self.d_model, d_hidden=self.d_hidden, n_layers=self.n_layers)
+        check_sizes(vocab_size=self.vocab_size, d_model=self.d_model, d_hidden=self.d_hidden, n_layers=self.n_layers)
         _check_cell(self.cell)
-        _check_dropout(self.dropout)
+        check_shares(dropout=self.dropout)
 
 
 class RecurrentLM(nn.Module):
@@ -360,11 +361,11 @@ class SequenceToSequenceConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_sizes(vocab_size=self.vocab_size, d_model=self.d_model, d_hidden=self.d_hidden, n_layers=self.n_layers)
+        check_sizes(vocab_size=self.vocab_size, d_model=self.d_model, d_hidden=self.d_hidden, n_layers=self.n_layers)
         _check_cell(self.cell)
         if not 0 <= self.pad_id < self.vocab_size:
             raise ValueError(f"pad_id must be a token, 0 ... {self.vocab_size - 1}: got {self.pad_id}")
-        _check_dropout(self.dropout)
+        check_shares(dropout=self.dropout)
 
 
 class SequenceToSequence(nn.Module):
@@ -547,17 +548,6 @@ def _check_text(ids: Tensor, cache: RecurrentCache | None) -> None:
         raise ValueError(f"the state is that of {cache.batch} texts: got a batch of {ids.shape[0]}")
 
 
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1: got {size}")
-
-
 def _check_cell(cell: str) -> None:
     if cell not in ("rnn", "lstm"):
         raise ValueError(f"the cell is 'rnn' or 'lstm': got {cell!r}")
-
-
-def _check_dropout(dropout: float) -> None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is a share, 0 <= dropout < 1: got {dropout}")

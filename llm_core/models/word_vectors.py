@@ -21,11 +21,8 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,6 +32,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from llm_core.checks import check_sizes
+from llm_core.files import replacing
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The result
@@ -98,22 +98,16 @@ class WordVectors:
     def save(self, path: str | Path, *, binary: bool = False) -> None:
         """Write the vectors in the format of word2vec, as text or binary; gensim's KeyedVectors reads both.
 
-        The file is written beside its place and then moved there: half a file is never left behind.
+        Raises:
+            NotWritten: it cannot be written; an old file is as it was.
         """
-        path = Path(path)
         rows = self.matrix.detach().cpu().to(torch.float32).numpy()
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with beside.open("wb") as file:
-                file.write(f"{len(self.words)} {rows.shape[1]}\n".encode())
-                for word, row in zip(self.words, rows, strict=True):
-                    # Nine digits are enough for a number of 32 bits to come back as it was.
-                    numbers = row.astype("<f4").tobytes() if binary else " ".join(f"{x:.9g}" for x in row).encode()
-                    file.write(word.encode() + b" " + numbers + b"\n")
-            os.replace(beside, path)
-        finally:
-            with suppress(FileNotFoundError):
-                beside.unlink()
+        with replacing(path) as part, part.open("wb") as file:
+            file.write(f"{len(self.words)} {rows.shape[1]}\n".encode())
+            for word, row in zip(self.words, rows, strict=True):
+                # Nine digits are enough for a number of 32 bits to come back as it was.
+                numbers = row.astype("<f4").tobytes() if binary else " ".join(f"{x:.9g}" for x in row).encode()
+                file.write(word.encode() + b" " + numbers + b"\n")
 
     @classmethod
     def load(cls, path: str | Path, *, binary: bool = False) -> WordVectors:
@@ -382,9 +376,8 @@ class Word2VecConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("skip-gram", "cbow"):
             raise ValueError(f"kind is 'skip-gram' or 'cbow': got {self.kind!r}")
-        for name in ("d_model", "window", "negative", "min_count", "epochs", "stretch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        check_sizes(d_model=self.d_model, window=self.window, negative=self.negative, min_count=self.min_count)
+        check_sizes(epochs=self.epochs, stretch=self.stretch)
         if not self.sample >= 0:
             raise ValueError(f"sample must be 0 (keep all) or more: got {self.sample}")
         if not 0 <= self.min_lr <= self.lr or self.lr == 0:
@@ -590,9 +583,8 @@ class GloveConfig:
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "window", "min_count", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        check_sizes(d_model=self.d_model, window=self.window, min_count=self.min_count, epochs=self.epochs)
+        check_sizes(batch_size=self.batch_size)
         for name in ("x_max", "power", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0: got {getattr(self, name)}")
