@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,13 +23,16 @@ import torch
 from jaxtyping import Int, Integer
 from torch import Tensor
 
+from llm_core.files import NotWritten, digest, sync, write_whole
+
 FORMAT = "llm_core token shards 1"
 MANIFEST = "manifest.json"
 DTYPES: dict[str, np.dtype[Any]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
 }  # the same bytes on every machine
-OURS = re.compile(r"tokens-\d{5,}\.bin(\.part)?|manifest\.json\.part")  # what an interrupted write may leave
+OURS = re.compile(r"tokens-\d{5,}\.bin|manifest\.json\.[0-9a-f]{8}\.part")  # what an interrupted write may leave
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing
 
@@ -138,9 +140,10 @@ def _checked(document: Any, vocab_size: int, number: int) -> Integer[np.ndarray,
 def _disk(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, NotWritten) as error:
+        reason = error.reason if isinstance(error, NotWritten) else error.strerror or error
         raise ShardError(
-            f"{path} cannot be written: {error.strerror or error}. None of the new shards is kept; "
+            f"{path} cannot be written: {reason}. None of the new shards is kept; "
             "give a folder that can be written to and has room, and write again"
         ) from error
 
@@ -174,24 +177,22 @@ class _Writer:
         self._path = self.folder / f"tokens-{len(self.shards):05}.bin"
         self._tokens, self._digest = 0, hashlib.sha256()
         with _disk(self._path):
-            self._file = _part_of(self._path).open("wb")
+            self._file = self._path.open("wb")
         return self._file
 
     def finish_shard(self) -> None:
         if self._file is None:
             return
         with _disk(self._path):
-            _finish(self._file, self._path)
+            self._file.close()
+            sync(self._path)
         self._file = None
         self.shards.append({"file": self._path.name, "tokens": self._tokens, "sha256": self._digest.hexdigest()})
 
     def write_manifest(self, content: str) -> None:
-        self._path = self.folder / MANIFEST
-        with _disk(self._path):
-            self._file = _part_of(self._path).open("wb")
-            self._file.write(content.encode())
-            _finish(self._file, self._path)
-        self._file = None
+        """The last file: what has a manifest is whole, and on the disk."""
+        with _disk(self.folder / MANIFEST):
+            write_whole(self.folder / MANIFEST, content)
 
     def discard(self) -> None:
         """Remove everything written. What cannot be removed has no manifest, and the next write removes it."""
@@ -206,18 +207,6 @@ class _Writer:
 def _left(folder: Path) -> list[Path]:
     """The shards of a folder without a manifest, and what is not yet a shard."""
     return [path for path in folder.iterdir() if OURS.fullmatch(path.name)]
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
-def _finish(file: BinaryIO, path: Path) -> None:
-    """Give a file its name, once it is on the disk: a power cut must not leave the name on nothing."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-    _part_of(path).replace(path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,8 +289,7 @@ class TokenShards:
         """
         for shard in self._shards:
             path = self.folder / shard["file"]
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = digest(path)
             if sha256 != shard["sha256"]:
                 raise ShardError(
                     f"{path} is damaged: its sha256 is {sha256}, the manifest says {shard['sha256']}; {REMEDY}"

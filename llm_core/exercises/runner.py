@@ -34,6 +34,7 @@ from papermill.execute import execute_notebook  # type: ignore[import-untyped]
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
 from llm_core.exercises.report import MIME
+from llm_core.files import NotWritten, write_whole
 
 Status = Literal["passed", "failed", "not started", "error", "timeout"]
 
@@ -373,14 +374,11 @@ def _reread(copy: Path) -> NotebookNode | None:
 
 def _keep(copy: Path, output: Path) -> None:
     """Put the executed copy in its place, whole or not at all."""
-    half = output.with_name(f".{output.name}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(copy.read_bytes())
-        half.replace(output)
     except OSError as error:
-        half.unlink(missing_ok=True)
-        raise ValueError(f"the executed copy cannot be written to {output}: {error.strerror}") from error
+        raise NotWritten(output, error.strerror or str(error)) from error
+    write_whole(output, copy.read_bytes())
 
 
 def check_writable(folder: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from llm_core.checks import check_sizes
 from llm_core.layers.attention import softmax
 
 Cell = Literal["rnn", "lstm"]
@@ -262,20 +263,7 @@ def check_text(ids: Tensor, cache: RecurrentCache | None) -> None:
         raise ValueError(f"the state is that of {cache.batch} texts: got a batch of {ids.shape[0]}")
 
 
-def check_sizes(**sizes: int) -> None:
-    """Refuse a size below 1 with a ValueError that has its name."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1: got {size}")
-
-
 def check_cell(cell: str) -> None:
     """Refuse what is neither "rnn" nor "lstm" with a ValueError."""
     if cell not in ("rnn", "lstm"):
         raise ValueError(f"the cell is 'rnn' or 'lstm': got {cell!r}")
-
-
-def check_dropout(dropout: float) -> None:
-    """Refuse what is no share below 1 with a ValueError."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is a share, 0 <= dropout < 1: got {dropout}")

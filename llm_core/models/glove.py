@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from llm_core.checks import check_sizes
 from llm_core.models.word_vectors import WordVectors, count_words
 
 
@@ -120,9 +121,8 @@ class GloveConfig:
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "window", "min_count", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        check_sizes(d_model=self.d_model, window=self.window, min_count=self.min_count, epochs=self.epochs)
+        check_sizes(batch_size=self.batch_size)
         for name in ("x_max", "power", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0: got {getattr(self, name)}")

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llm_core.checks import check_shares, check_sizes
 from llm_core.layers.embedding import TokenEmbedding
 from llm_core.layers.masks import causal
 from llm_core.models.cells import (
@@ -16,8 +17,6 @@ from llm_core.models.cells import (
     Cell,
     RecurrentCache,
     check_cell,
-    check_dropout,
-    check_sizes,
     check_text,
     fused_loop,
     run_fused,
@@ -46,7 +45,7 @@ class RecurrentConfig:
     def __post_init__(self) -> None:
         check_sizes(vocab_size=self.vocab_size, d_model=self.d_model, d_hidden=self.d_hidden, n_layers=self.n_layers)
         check_cell(self.cell)
-        check_dropout(self.dropout)
+        check_shares(dropout=self.dropout)
 
 
 class RecurrentLM(nn.Module):

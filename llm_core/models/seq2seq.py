@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from llm_core.checks import check_shares, check_sizes
 from llm_core.layers.embedding import TokenEmbedding
 from llm_core.models.cells import (
     AdditiveAttention,
@@ -21,8 +22,6 @@ from llm_core.models.cells import (
     RecurrentCache,
     as_tuple,
     check_cell,
-    check_dropout,
-    check_sizes,
     check_text,
     fused_loop,
     run_fused,
@@ -53,7 +52,7 @@ class SequenceToSequenceConfig:
         check_cell(self.cell)
         if not 0 <= self.pad_id < self.vocab_size:
             raise ValueError(f"pad_id must be a token, 0 ... {self.vocab_size - 1}: got {self.pad_id}")
-        check_dropout(self.dropout)
+        check_shares(dropout=self.dropout)
 
 
 class SequenceToSequence(nn.Module):

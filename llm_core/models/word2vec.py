@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from llm_core.checks import check_sizes
 from llm_core.models.word_vectors import WordVectors, count_words
 
 
@@ -185,9 +186,8 @@ class Word2VecConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("skip-gram", "cbow"):
             raise ValueError(f"kind is 'skip-gram' or 'cbow': got {self.kind!r}")
-        for name in ("d_model", "window", "negative", "min_count", "epochs", "stretch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        check_sizes(d_model=self.d_model, window=self.window, negative=self.negative, min_count=self.min_count)
+        check_sizes(epochs=self.epochs, stretch=self.stretch)
         if not self.sample >= 0:
             raise ValueError(f"sample must be 0 (keep all) or more: got {self.sample}")
         if not 0 <= self.min_lr <= self.lr or self.lr == 0:

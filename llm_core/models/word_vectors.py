@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from llm_core.files import replacing
 
 
 class UnknownWordError(ValueError):
@@ -82,22 +81,16 @@ class WordVectors:
     def save(self, path: str | Path, *, binary: bool = False) -> None:
         """Write the vectors in the format of word2vec, as text or binary; gensim's KeyedVectors reads both.
 
-        The file is written beside its place and then moved there: half a file is never left behind.
+        Raises:
+            NotWritten: it cannot be written; an old file is as it was.
         """
-        path = Path(path)
         rows = self.matrix.detach().cpu().to(torch.float32).numpy()
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with beside.open("wb") as file:
-                file.write(f"{len(self.words)} {rows.shape[1]}\n".encode())
-                for word, row in zip(self.words, rows, strict=True):
-                    # Nine digits are enough for a number of 32 bits to come back as it was.
-                    numbers = row.astype("<f4").tobytes() if binary else " ".join(f"{x:.9g}" for x in row).encode()
-                    file.write(word.encode() + b" " + numbers + b"\n")
-            os.replace(beside, path)
-        finally:
-            with suppress(FileNotFoundError):
-                beside.unlink()
+        with replacing(path) as part, part.open("wb") as file:
+            file.write(f"{len(self.words)} {rows.shape[1]}\n".encode())
+            for word, row in zip(self.words, rows, strict=True):
+                # Nine digits are enough for a number of 32 bits to come back as it was.
+                numbers = row.astype("<f4").tobytes() if binary else " ".join(f"{x:.9g}" for x in row).encode()
+                file.write(word.encode() + b" " + numbers + b"\n")
 
     @classmethod
     def load(cls, path: str | Path, *, binary: bool = False) -> WordVectors:

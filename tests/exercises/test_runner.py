@@ -335,15 +335,15 @@ def test_a_full_disk_leaves_the_old_copy_alone(tmp_path: Path, monkeypatch: pyte
     copy.write_text("new")
     output.write_text("old")
 
-    def full(self: Path, data: bytes) -> int:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(ValueError, match=r"cannot be written to .*: No space left on device"):
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match=r"out\.ipynb cannot be written: No space left on device"):
             runner._keep(copy, output)
     assert output.read_text() == "old"
-    assert not list(tmp_path.glob(".*"))
+    assert {path.name for path in tmp_path.iterdir()} == {"copy.ipynb", "out.ipynb"}
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0])
