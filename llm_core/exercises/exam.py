@@ -62,7 +62,8 @@ def own_state() -> Iterator[None]:
 
     That is: float32 and the CPU as defaults, gradients on, no inference mode, no autocast, seeds of 0.
     """
-    dtype, seeds = torch.get_default_dtype(), (torch.get_rng_state(), random.getstate(), np.random.get_state())
+    dtype, numpys = torch.get_default_dtype(), np.random.get_state()  # noqa: NPY002 (what a learner's code may use)
+    seeds = torch.get_rng_state(), random.getstate()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -72,14 +73,14 @@ def own_state() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         torch.default_generator.manual_seed(0)
         random.seed(0)
-        np.random.seed(0)  # noqa: NPY002 (this is the state of the learner's NumPy)
+        np.random.seed(0)  # noqa: NPY002
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
             torch.set_rng_state(seeds[0])
             random.setstate(seeds[1])
-            np.random.set_state(seeds[2])  # noqa: NPY002
+            np.random.set_state(numpys)  # noqa: NPY002
 
 
 class Banned(Exception):
@@ -94,9 +95,15 @@ class Work:
         self.__name__ = getattr(function, "__name__", name)
 
     def __call__(self, *arguments: Any) -> Any:
+        """The learner's result; what the function sets in torch ends with the call."""
         _called.append(self.name)
-        with own_state(), _without(self.banned) if self.banned else nullcontext():
-            return self.function(*arguments)
+        torch.default_generator.manual_seed(len(_called))  # another one for each call: what is random has to show
+        dtype = torch.get_default_dtype()
+        try:
+            with torch.enable_grad(), _without(self.banned) if self.banned else nullcontext():
+                return self.function(*arguments)
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 class _Refuse(TorchFunctionMode):
@@ -514,10 +521,7 @@ class Exam:
             if spec.gradients != "never":
                 for tensor in tracked.values():
                     tensor.requires_grad_()
-            if which:
-                result = self.call(called, *arguments, copies=spec.after is None)
-            else:
-                result = called(*arguments)
+            result = self.call(called, *arguments, copies=spec.after is None) if which else called(*arguments)
             left = spec.after(arguments, result) if spec.after else {}
             results.append((result, tracked, left, named))
         (want, wanted_from, left_right, named), (got, got_from, left, _) = results
@@ -692,7 +696,7 @@ def symptom(got: Tensor, expected: Tensor, off: Tensor) -> str:
         if bad[first:].all():
             last = first - 1
             return f"Along {name} it is right " + (
-                f"at index 0 only." if not last else f"up to index {last}, and not after."
+                "at index 0 only." if not last else f"up to index {last}, and not after."
             )
         if not bad[first + 1 :].any():
             return f"Along {name} only index {first} is wrong."
