@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from work import CHAPTERS, EXERCISES, PARAMETERS, handed_in, learners_notebook, names
+from work import CHAPTERS, EXERCISES, PARAMETERS, handed_in, learners_notebook, names, wrong_solutions
 
 from llm_core.exercises import catalogue, runner
 from llm_core.exercises.catalogue import Exercise
@@ -65,7 +65,7 @@ def test_the_notebook_passes_with_the_solution_in_its_stub(exercise: Exercise, t
 
 
 def test_the_notebook_as_it_is_given_out_is_not_started_and_a_mutant_is_named(tmp_path: Path):
-    handed_in(DOT, tmp_path / "ada.ipynb", DOT.mutants["not_scaled"])
+    handed_in(DOT, tmp_path / "ada.ipynb", wrong_solutions(DOT.name)["not_scaled"])
     path = DOT.notebook(CHAPTERS)
     assert path is not None
     (tmp_path / "ben.ipynb").write_bytes(path.read_bytes())
