@@ -43,7 +43,7 @@ from reader import Reader
 from torch import Tensor, nn
 
 from llm_core.data.corpora import load_text
-from llm_core.data.shards import WindowSampler
+from llm_core.data.windows import WindowSampler
 from llm_core.evaluation.perplexity import text_likelihood, token_nats
 from llm_core.models.gpt import GPT, GPTConfig
 from llm_core.models.ngram import ModifiedKneserNey, NGramModel

@@ -37,7 +37,7 @@ def check(similarity: Callable[[str, str], float]) -> None:
 def ours() -> Turn:
     import torch
 
-    from llm_core.models.word_vectors import Word2VecConfig, train_word2vec
+    from llm_core.models.word2vec import Word2VecConfig, train_word2vec
 
     text, config = sentences(), Word2VecConfig()  # whose defaults are the program's
 
@@ -51,7 +51,7 @@ def ours() -> Turn:
 def gensim() -> Turn:
     from gensim.models import Word2Vec
 
-    from llm_core.models.word_vectors import Word2VecConfig
+    from llm_core.models.word2vec import Word2VecConfig
 
     text, config = sentences(), Word2VecConfig()
 

@@ -15,7 +15,14 @@ from pathlib import Path
 
 
 class NotWritten(ValueError):
-    """A file that could not be written; the message names it and says what to do."""
+    """A file that could not be written; the message names it and says what to do, `reason` is what the system said."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} cannot be written: {reason}. What was there before is still there; "
+            "give a folder that exists, can be written to and has room"
+        )
+        self.path, self.reason = path, reason
 
 
 @contextmanager
@@ -37,10 +44,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         part.replace(path)
         sync(path.parent)
     except OSError as error:
-        raise NotWritten(
-            f"{path} cannot be written: {error.strerror or error}. What was there before is still there; "
-            "give a folder that exists, can be written to and has room"
-        ) from error
+        raise NotWritten(path, error.strerror or str(error)) from error
     finally:
         with suppress(OSError):  # it has become the file, or was never made
             part.unlink()

@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = "from jupyter_book.cli.main import main; main()"
 
 # What a page is made of, and what makes every page.
-PAGES = ("chapters", "book", "CITATION.cff", "CONTRIBUTING.md", "README.md")
+PAGES = ("chapters", "book", "llm_core", "CITATION.cff", "CONTRIBUTING.md", "README.md", "pyproject.toml")
 MACHINERY = ("_config.yml", "_toc.yml", "book/_ext", "book/_static", "book/_templates", "requirements.lock")
-IGNORED = {"__pycache__", ".ipynb_checkpoints", "_tools"}
+IGNORED = {"__pycache__", ".ipynb_checkpoints", "_tools", "api"}  # book/api is made by the build
 
 
 def files_of(root: Path, names: tuple[str, ...]) -> list[Path]:

@@ -14,7 +14,17 @@ UNCOMPARED = ("application/vnd.llm-core.interactive+json",)
 
 
 class LessToCompare:
-    """nbval asks each notebook for the types that it skips."""
+    """nbval asks each notebook for the types that it skips, and each cell for its options."""
+
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        """Cells of one more tag whose output is not compared."""
+        parser.addoption("--leave-out-tag", default=None)
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[Any]) -> None:
+        """Take the output of the cells with that tag as it is."""
+        for item in items:
+            if config.option.leave_out_tag in item.cell.metadata.get("tags", []):
+                item.options["check"] = False
 
     def pytest_collectstart(self, collector: Any) -> None:
         """Add ours to its own."""

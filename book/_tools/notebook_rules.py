@@ -46,6 +46,9 @@ NOISY_CELL_METADATA = {
 
 # nbval runs a cell with this tag, and takes whatever it prints.
 UNCOMPARED = "nbval-ignore-output"
+# What such a cell prints holds on every processor, but not where each product of matrices is moved on purpose: it
+# counts or compares what the moved program itself does. `make test-perturbed` does not compare it.
+UNDISTURBED = "undisturbed"
 
 # What jupyterlab-myst and Sphinx both render. Citations are plain links to book/references.
 ADMONITIONS = {"note", "tip", "warning", "important", "dropdown"}

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import notebook_rules as rules
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,13 +40,16 @@ HARD_SECONDS = 600.0
 OTHER_PROCESSOR = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
-def surroundings(threads: int = 1, *, portable: bool = False, ipython: str | None = None) -> dict[str, str]:
+def surroundings(
+    threads: int = 1, *, portable: bool = False, perturbed: bool = False, ipython: str | None = None
+) -> dict[str, str]:
     """The environment variables that a notebook runs with.
 
     Args:
         threads: threads of every numerical library. Two busy processes with two threads each can be
             twenty times slower than with one, so runs side by side take one.
         portable: stand in for another processor, see OTHER_PROCESSOR.
+        perturbed: every matrix product of torch a few units off in its last place, see perturbed/sitecustomize.py.
         ipython: an empty folder for IPython's profile and history.
     """
     env = {name: value for name, value in os.environ.items() if name not in OTHER_PROCESSOR}
@@ -53,7 +57,7 @@ def surroundings(threads: int = 1, *, portable: bool = False, ipython: str | Non
         env[name] = str(threads)
     env.pop("PYTHONHOME", None)
     env.pop("PYTHONWARNINGS", None)
-    env["PYTHONPATH"] = str(TOOLS / "offline")
+    env["PYTHONPATH"] = os.pathsep.join(str(TOOLS / name) for name in ("offline", *["perturbed"] * perturbed))
     env["PATH"] = str(Path(sys.executable).parent) + os.pathsep + env.get("PATH", "")
     env["JUPYTER_PREFER_ENV_PATH"] = "1"
     env["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
@@ -179,18 +183,29 @@ def execute(notebook: Any, path: Path, *, threads: int = 1, timeout: float = HAR
 
 
 def validate(
-    path: Path, *, threads: int = 1, portable: bool = False, limit: float = MEGABYTES, timeout: float = HARD_SECONDS
+    path: Path,
+    *,
+    threads: int = 1,
+    portable: bool = False,
+    perturbed: bool = False,
+    limit: float = MEGABYTES,
+    timeout: float = HARD_SECONDS,
 ) -> Run:
-    """Run a notebook with nbval in a process of its own, and hold fresh outputs against stored ones."""
+    """Run a notebook with nbval in a process of its own, and hold fresh outputs against stored ones.
+
+    `portable` and `perturbed` are those of `surroundings`; a perturbed run leaves the cells tagged UNDISTURBED
+    uncompared.
+    """
     command = [sys.executable, str(TOOLS / "nbval_run.py"), "--nbval", "--nbval-current-env"]
     command += ["-c", str(TOOLS / "nbval.ini")]
     command += [f"--nbval-cell-timeout={timeout:.0f}", "--nbval-kernel-startup-timeout=120"]
     command += ["-q", "--tb=short", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout"]
+    command += [f"--leave-out-tag={rules.UNDISTURBED}"] if perturbed else []
     command += [f"--rootdir={path.resolve().parent}", str(path.resolve())]
     started = time.monotonic()
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        env = surroundings(threads, portable=portable, ipython=folder)
+        env = surroundings(threads, portable=portable, perturbed=perturbed, ipython=folder)
         for name in [name for name in env if name.startswith(("PYTEST_", "COV_"))]:
             del env[name]  # this pytest is not part of the one that asks
         # A session of its own, so that ending it ends the kernel too.

@@ -30,6 +30,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llm_core.checks import check_shares, check_sizes
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -67,12 +69,10 @@ class LoRAConfig:
     scaling: Callable[[float | int, int], float] = over_rank
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"the rank must be at least 1: got {self.rank}")
+        check_sizes(rank=self.rank)
         if not self.alpha > 0:
             raise ValueError(f"alpha must be above 0: got {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a share, 0 <= dropout < 1: got {self.dropout}")
+        check_shares(dropout=self.dropout)
         if isinstance(self.targets, str) or not self.targets:
             raise ValueError(f'targets are several names, ("*.query", "*.value") for one: got {self.targets!r}')
 

@@ -16,19 +16,17 @@ Taught, once it is written, in 05_project/07_fine_tuning.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llm_core.adaptation.lora import LoRAConfig, add_lora, linear_layers, lora_layers, over_rank, over_root_rank
-
-Model = TypeVar("Model", bound=nn.Module)
+from llm_core.adaptation.lora import LoRAConfig, Model, add_lora, linear_layers, lora_layers, over_rank, over_root_rank
+from llm_core.files import replacing, write_whole
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -256,12 +254,9 @@ def _write(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) 
     """Each file is complete before it gets its name."""
     said = json.dumps(config, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / (WEIGHTS + ".part")
-    try:
-        save_file(tensors, part, metadata={"format": "pt"})
-        os.replace(part, folder / WEIGHTS)
-        part = folder / (CONFIG + ".part")
-        part.write_text(said, encoding="utf-8")
-        os.replace(part, folder / CONFIG)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(folder / WEIGHTS) as part:
+        try:
+            save_file(tensors, part, metadata={"format": "pt"})
+        except SafetensorError as error:  # of the disk: the names and shapes are right
+            raise OSError(str(error)) from error
+    write_whole(folder / CONFIG, said)

@@ -17,17 +17,14 @@ Taught, once it is written, in 08_outlook/02_efficiency.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor, nn
 
-from llm_core.compression.replace import replace_layers
+from llm_core.compression.replace import Model, replace_layers
 from llm_core.layers.embedding import TokenEmbedding
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def quantize_int8(weight: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, " O"]]:

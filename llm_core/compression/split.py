@@ -12,17 +12,13 @@ Taught, once it is written, in 08_outlook/02_efficiency.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from llm_core.compression.replace import replace_layers
+from llm_core.compression.replace import Model, replace_layers
 from llm_core.layers.embedding import TokenEmbedding
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def split_product(x: Float[Tensor, " I"], weight: Float[Tensor, "O I"], parts: int) -> Float[Tensor, " O"]:

@@ -13,7 +13,6 @@ Used in chapters/03_algorithms/04_training and, once they are written, in 05_pro
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import sysconfig
@@ -21,6 +20,8 @@ import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from llm_core.files import digest
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 CACHE = "LLM_CORE_CACHE"  # the variable that names another cache folder
@@ -133,8 +134,7 @@ def corpus_path(name: str, *, cache: str | Path | None = None) -> Path:
     size = path.stat().st_size
     if size != corpus.size:
         raise CorpusError(f"{path} should have {corpus.size:,} bytes and has {size:,}, so it is not whole: {again}")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = digest(path)
     if sha256 != corpus.sha256:
         raise CorpusError(f"{path} should have the sha256 {corpus.sha256} and has {sha256}: {again}")
     return path

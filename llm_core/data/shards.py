@@ -1,37 +1,15 @@
-"""Token shards: more token ids than memory holds, on disk, and the batch of step n without the batches before it.
+"""Token shards: more token ids than memory holds, on disk.
 
 `write_shards` makes a folder of files of bare numbers, little-endian, 2 bytes each up to 65,536 tokens in the
 vocabulary and 4 beyond. A shard gets its name when it is whole and on the disk, and the manifest, which says what there
 is and with which checksums, gets its name last: a folder without one is not finished. `TokenShards` maps the files into
-memory, so that only what is asked for is read.
-
-`WindowSampler` cuts N tokens into W windows and lets every batch be a function of (seed, step) and nothing else:
-
-    window w                 the tokens w T ... w T + T: T inputs, and the targets one to the right
-    row r of step s          the element g = s B + r of one endless sequence, B rows a step
-    epoch and place          g = epoch W + place
-    what stands there        window p(place), where p is the epoch's own permutation of 0 ... W - 1
-
-So there is no state to save: a run that goes on from step s sees what it would have seen. W = floor((N - 1) / T), every
-target is seen once in W elements (fewer than T tokens at the end are left out), and a batch may begin in one epoch and
-end in the next.
-
-A stored permutation would need memory for all W windows. `permute` computes p at one place: it thinks of the numbers
-as written row by row into a nearly square table, turns every column by an amount that a hash of the column gives (what
-leaves at the bottom comes in at the top), then every row by a hash of the row, and again. Each turn can be undone, so
-no two numbers ever meet. This is a Feistel network with addition modulo the table's sides. A few cells of the table lie
-beyond W - 1; a number that lands there is sent through again until it lands inside (cycle walking).
-
-Source: Black and Rogaway 2002 (both ideas); Steele, Lea and Flood 2014 (the hash). Taught in
-chapters/03_algorithms/04_training, and used, once they are written, in 05_project/02_wikipedia and 04_train.
+memory, so that only what is asked for is read. `llm_core.data.windows` draws batches from them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,8 +20,10 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer, UInt64
+from jaxtyping import Int, Integer
 from torch import Tensor
+
+from llm_core.files import NotWritten, digest, sync, write_whole
 
 FORMAT = "llm_core token shards 1"
 MANIFEST = "manifest.json"
@@ -51,7 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
 }  # the same bytes on every machine
-OURS = re.compile(r"tokens-\d{5,}\.bin(\.part)?|manifest\.json\.part")  # what an interrupted write may leave
+OURS = re.compile(r"tokens-\d{5,}\.bin|manifest\.json\.[0-9a-f]{8}\.part")  # what an interrupted write may leave
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing
@@ -160,9 +140,10 @@ def _checked(document: Any, vocab_size: int, number: int) -> Integer[np.ndarray,
 def _disk(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, NotWritten) as error:
+        reason = error.reason if isinstance(error, NotWritten) else error.strerror or error
         raise ShardError(
-            f"{path} cannot be written: {error.strerror or error}. None of the new shards is kept; "
+            f"{path} cannot be written: {reason}. None of the new shards is kept; "
             "give a folder that can be written to and has room, and write again"
         ) from error
 
@@ -196,24 +177,22 @@ class _Writer:
         self._path = self.folder / f"tokens-{len(self.shards):05}.bin"
         self._tokens, self._digest = 0, hashlib.sha256()
         with _disk(self._path):
-            self._file = _part_of(self._path).open("wb")
+            self._file = self._path.open("wb")
         return self._file
 
     def finish_shard(self) -> None:
         if self._file is None:
             return
         with _disk(self._path):
-            _finish(self._file, self._path)
+            self._file.close()
+            sync(self._path)
         self._file = None
         self.shards.append({"file": self._path.name, "tokens": self._tokens, "sha256": self._digest.hexdigest()})
 
     def write_manifest(self, content: str) -> None:
-        self._path = self.folder / MANIFEST
-        with _disk(self._path):
-            self._file = _part_of(self._path).open("wb")
-            self._file.write(content.encode())
-            _finish(self._file, self._path)
-        self._file = None
+        """The last file: what has a manifest is whole, and on the disk."""
+        with _disk(self.folder / MANIFEST):
+            write_whole(self.folder / MANIFEST, content)
 
     def discard(self) -> None:
         """Remove everything written. What cannot be removed has no manifest, and the next write removes it."""
@@ -228,18 +207,6 @@ class _Writer:
 def _left(folder: Path) -> list[Path]:
     """The shards of a folder without a manifest, and what is not yet a shard."""
     return [path for path in folder.iterdir() if OURS.fullmatch(path.name)]
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
-def _finish(file: BinaryIO, path: Path) -> None:
-    """Give a file its name, once it is on the disk: a power cut must not leave the name on nothing."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-    _part_of(path).replace(path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -322,8 +289,7 @@ class TokenShards:
         """
         for shard in self._shards:
             path = self.folder / shard["file"]
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = digest(path)
             if sha256 != shard["sha256"]:
                 raise ShardError(
                     f"{path} is damaged: its sha256 is {sha256}, the manifest says {shard['sha256']}; {REMEDY}"
@@ -357,130 +323,3 @@ class TokenShards:
     def __reduce__(self) -> tuple[type[TokenShards], tuple[Path]]:
         # To another process goes the folder, not the tokens.
         return TokenShards, (self.folder,)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Sampling
-
-
-class WindowSampler:
-    """The batch of every step, as a function of (seed, step): windows of T + 1 tokens, each once an epoch, shuffled.
-
-    With several processes each takes its share of the rows: those of rank 0, rank 1, ... one after another are the
-    batch that one process alone would get.
-
-    Args:
-        tokens: `TokenShards`, or one long tensor.
-        batch_size: rows B of a step, of all processes together.
-        length: T, the targets of a row.
-        seed: another seed, another order.
-        rank: which of the processes this is, from 0.
-        world: how many there are; it divides `batch_size`.
-
-    Raises:
-        ValueError: the tokens are too few for one window, or a number is out of range.
-
-    >>> sampler = WindowSampler(torch.arange(13), batch_size=2, length=4, seed=0)
-    >>> sampler.n_windows, sampler.steps()
-    (3, 2)
-    >>> sampler.batch(1).shape
-    torch.Size([2, 5])
-    """
-
-    def __init__(
-        self,
-        tokens: TokenShards | Integer[Tensor, " N"],
-        *,
-        batch_size: int,
-        length: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        if batch_size < 1 or length < 1:
-            raise ValueError(f"a batch has at least one row of one target: got {batch_size=}, {length=}")
-        if not 0 <= rank < world:
-            raise ValueError(f"of world={world} processes, rank is one of 0 ... {world - 1}: got {rank}")
-        if batch_size % world:
-            raise ValueError(f"all processes take equally many rows: batch_size={batch_size} is no multiple of {world}")
-        if not 0 <= seed < 1 << 64:
-            raise ValueError(f"the seed is one of 0 ... 2^64 - 1: got {seed}")
-        if len(tokens) < length + 1:
-            raise ValueError(
-                f"a window has {length + 1} tokens, and there are {len(tokens)}: shorten length={length} or give more"
-            )
-        self.tokens, self.length, self.seed = tokens, length, seed
-        self.batch_size, self.rank, self.world = batch_size, rank, world
-
-    @property
-    def n_windows(self) -> int:
-        """W, the windows of one epoch."""
-        return (len(self.tokens) - 1) // self.length
-
-    def steps(self, epochs: int = 1) -> int:
-        """After how many steps every window has been seen `epochs` times (a few of them once more)."""
-        return math.ceil(epochs * self.n_windows / self.batch_size)
-
-    def batch(self, step: int) -> Int[Tensor, "B T1"]:
-        """This process's rows of a step, from 0 on: (B / world, T + 1), for `llm_core.training.batches.shift`.
-
-        It takes the same time at any step.
-
-        Raises:
-            ValueError: the step is negative.
-        """
-        if step < 0:
-            raise ValueError(f"steps count from 0: got {step}")
-        rows = self.batch_size // self.world
-        first = step * self.batch_size + self.rank * rows
-        epochs, places = np.divmod(np.arange(first, first + rows, dtype=np.uint64), np.uint64(self.n_windows))
-        begins = (permute(places, self.n_windows, seed=self.seed, epochs=epochs) * np.uint64(self.length)).tolist()
-        return torch.stack([self.tokens[begin : begin + self.length + 1].long() for begin in begins])
-
-
-# How often columns and rows are turned. Large tables are well shuffled after 4, but of the orders of 6 numbers some
-# still come visibly more often after 6.
-ROUNDS = 10
-GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: its multiples spread evenly
-
-
-def permute(
-    places: UInt64[np.ndarray, " B"], n: int, *, seed: int, epochs: UInt64[np.ndarray, " B"]
-) -> UInt64[np.ndarray, " B"]:
-    """What stands at some places of random permutations of 0 ... n - 1, one for each seed and epoch.
-
-    Nothing of size n is stored. The module's docstring says how it is done.
-
-    >>> places = np.arange(5, dtype=np.uint64)
-    >>> sorted(permute(places, 5, seed=0, epochs=np.zeros_like(places)).tolist())
-    [0, 1, 2, 3, 4]
-    """
-    # Python's integers have no end, numpy's 64 bits do; its arrays wrap around without a warning, its scalars with one.
-    stream = _mix(np.array([seed], dtype=np.uint64)) + epochs * np.uint64(2 * ROUNDS)
-    keys = [_mix((stream + np.uint64(k)) * np.uint64(GOLDEN)) for k in range(2 * ROUNDS)]
-    height = math.isqrt(n - 1) + 1  # the root of n, rounded up
-    width = -(-n // height)
-    numbers = _turn(places, height, width, keys)
-    outside = numbers >= n
-    while outside.any():
-        numbers[outside] = _turn(numbers[outside], height, width, [key[outside] for key in keys])
-        outside = numbers >= n
-    return numbers
-
-
-def _turn(
-    numbers: UInt64[np.ndarray, " B"], height: int, width: int, keys: Sequence[UInt64[np.ndarray, " B"]]
-) -> UInt64[np.ndarray, " B"]:
-    """Send cells of a table to cells of the table, each to another one; a cell's number is row * width + column."""
-    rows, columns = np.divmod(numbers, np.uint64(width))
-    for column_key, row_key in zip(keys[::2], keys[1::2], strict=True):
-        rows = (rows + _mix(columns ^ column_key) % np.uint64(height)) % np.uint64(height)
-        columns = (columns + _mix(rows ^ row_key) % np.uint64(width)) % np.uint64(width)
-    return rows * np.uint64(width) + columns
-
-
-def _mix(numbers: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
-    """Hash 64 bits to 64 bits, no two to the same: every bit depends on all (the last step of SplitMix64)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))

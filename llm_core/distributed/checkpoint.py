@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import warnings
@@ -39,6 +38,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from llm_core.files import digest, sync, write_whole
 from llm_core.training.checkpoint import Checkpoint, CheckpointError
 
 FORMAT = "llm_core sharded checkpoint 1"
@@ -311,42 +311,24 @@ def _save_tensors(state: dict[str, Tensor], temporary: Path) -> None:
 
 
 def _save_random(states: Mapping[str, Tensor], temporary: Path) -> dict[str, str]:
-    _write(temporary / f"random.{_rank()}.safetensors", save(dict(states)))
+    write_whole(temporary / f"random.{_rank()}.safetensors", save(dict(states)))
     return {name: hashlib.sha256(state.numpy().tobytes()).hexdigest() for name, state in states.items()}
 
 
 def _describe(temporary: Path) -> dict[str, dict[str, Any]]:
     """Size and digest of this process' share of the files."""
     paths = sorted(temporary.iterdir())[_rank() :: _world()]
-    return {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in paths}
+    return {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in paths}
 
 
 def _publish(manifest: Mapping[str, Any], temporary: Path, final: Path) -> None:
-    _write(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
-    _sync_folder(temporary)
+    write_whole(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
     old = final.with_name(f"{final.name}.old.part")
     if final.exists():  # a folder cannot be renamed onto another
         final.rename(old)
     temporary.rename(final)
-    _sync_folder(final.parent)
+    sync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # there a folder cannot be opened, and its names are on the disk without it
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---- parts of a load ----
@@ -379,13 +361,8 @@ def _verify(path: Path, description: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{path} is damaged: it has {size} bytes, {description['bytes']} were written. Use an earlier checkpoint"
         )
-    if _digest(path) != description["sha256"]:
+    if digest(path) != description["sha256"]:
         raise CheckpointError(f"{path} is damaged: it is not what was written. Use an earlier checkpoint")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parts(key: str) -> tuple[str, str]:

@@ -38,6 +38,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
+from llm_core.files import write_whole
+
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _POLL = 0.02  # seconds between two looks at the processes
 _GRACE = 2.0  # seconds that processes have to end by themselves after the work is done or has failed
@@ -297,14 +299,14 @@ def _work() -> None:
         function = _load(module, file, name)
         with init_from_environment(device="cpu", timeout=timeout) as worker:
             try:
-                _write(folder / f"{rank}.result", pickle.dumps(function(worker, *args)))
+                write_whole(folder / f"{rank}.result", pickle.dumps(function(worker, *args)))
             except BaseException:
                 # Before the group is left: the others fail when they see this one gone, and this was first.
-                _write(folder / f"{rank}.error", traceback.format_exc().encode())
+                write_whole(folder / f"{rank}.error", traceback.format_exc().encode())
                 raise
     except BaseException:
         if not (folder / f"{rank}.error").exists():
-            _write(folder / f"{rank}.error", traceback.format_exc().encode())
+            write_whole(folder / f"{rank}.error", traceback.format_exc().encode())
     sys.stdout.flush()
     sys.stderr.flush()
     # All is written. Python's own way out ends torch's threads in no order, and now and then that aborts.
@@ -332,9 +334,3 @@ def _load(module: str, file: str, name: str) -> Callable[..., Any]:
     sys.modules[spec.name] = loaded
     spec.loader.exec_module(loaded)
     return getattr(loaded, name)
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".part" + path.suffix)
-    temporary.write_bytes(content)
-    temporary.replace(path)

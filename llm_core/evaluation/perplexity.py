@@ -33,6 +33,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from llm_core.checks import check_sizes
+
 NO_TARGET = -1  # no token has it
 
 
@@ -140,8 +142,7 @@ def texts_likelihood(
         ValueError: as `text_likelihood`; or no text has a target.
     """
     stride = context if stride is None else stride
-    if context < 1 or batch_size < 1:
-        raise ValueError(f"context and batch_size must be at least 1: got context={context}, batch_size={batch_size}")
+    check_sizes(context=context, batch_size=batch_size)
     if not 1 <= stride <= context:
         raise ValueError(
             f"the stride must be 1 ... context, else tokens are never or always read: got stride={stride}, "

@@ -4,22 +4,26 @@ An exercise is a folder of this package, named as its notebook: `s04_01_dot_prod
 chapters/04_*/exercises/01_dot_product_attention.ipynb and is called "04/01_dot_product_attention". No list is
 kept: a new folder is a new exercise.
 
-    checker.py    examine(...) -> Report; draw(...) where the notebook shows the numbers
+    spec.py       SPEC: its functions with what they are called with, and its sets of parameters
+    checker.py    examine(...) -> Report: the checks that a learner sees; draw(...) where the notebook shows numbers
     solution.py   the reference solution: the text that goes into the stub cell
-    mutants/      wrong solutions: each file redefines what it gets wrong, the rest is the reference solution's
+
+Its wrong solutions are patches of the reference solution, in tests/exercises/patches.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from llm_core.exercises.report import Report
+from llm_core.exercises.exam import Exam, Work, Wrong, generator, own_state
+from llm_core.exercises.report import Finding, Part, Report
+from llm_core.exercises.spec import Spec
 
 _HERE = Path(__file__).parent
 
@@ -47,10 +51,13 @@ class Exercise:
         return (self.folder / "solution.py").read_text(encoding="utf-8")
 
     @property
-    def mutants(self) -> dict[str, str]:
-        """The wrong solutions by the name of their mistake."""
-        files = sorted((self.folder / "mutants").glob("*.py"))
-        return {path.stem: path.read_text(encoding="utf-8") for path in files if path.stem != "__init__"}
+    def spec(self) -> Spec:
+        """Its functions and its parameters."""
+        return cast(Spec, import_module(f"llm_core.exercises.s{self.section}_{self.slug}.spec").SPEC)
+
+    def right(self, function: str) -> Any:
+        """One of the functions of the reference solution."""
+        return getattr(import_module(f"llm_core.exercises.s{self.section}_{self.slug}.solution"), function)
 
     def notebook(self, chapters: Path) -> Path | None:
         """Its notebook below the folder `chapters`, if it is there."""
@@ -100,7 +107,50 @@ def check(name: str, /, **work: Any) -> Report:
         ValueError: there is no such exercise, a name is missing or unknown, or a parameter is out of range.
             Whatever goes wrong in the learner's function is a finding of the report instead.
     """
-    return _with(find(name), "examine", work)
+    exercise = find(name)
+    spec = exercise.spec
+    banned = {function.name: function.banned for function in spec.functions}
+    work = {
+        key: Work(key, value, banned[key]) if key in banned and callable(value) else value
+        for key, value in work.items()
+    }
+    with own_state():
+        try:
+            report = _with(exercise, "examine", work)
+            return replace(report, parts=(*report.parts, *_behind(exercise, spec, work, report)))
+        except Wrong as found:  # in a hurry; see exam.hurry
+            part = Part("in a hurry", found.explanations[0])
+            return Report(name, {k: v for k, v in work.items() if k not in banned}, (part,))
+
+
+def _behind(exercise: Exercise, spec: Spec, work: dict[str, Any], report: Report) -> list[Part]:
+    """What is examined behind the parts that a learner sees, of each function that has passed all of them."""
+    parts = []
+    failed = {name for part in report.parts if not part.passed for name in part.functions}
+    unclear = any(not part.passed and not part.functions for part in report.parts)
+    for function in spec.functions:
+        name = f"`{function.name}`, many sizes, types and gradients"
+        if function.name in failed or (unclear and not isinstance(work[function.name], Work)):
+            parts.append(Part(name, functions=(function.name,), skipped=True))
+            continue
+        exam = Exam(exercise.name, {})
+        with exam.part(name):
+            exam.hold(work[function.name], exercise.right(function.name), function)
+        parts += exam.report().parts
+    name = "other parameters than yours"
+    if not all(part.passed for part in (*report.parts, *parts)):
+        return [*parts, Part(name, functions=tuple(f.name for f in spec.functions), skipped=True)]
+    for seed in (1, 2):
+        parameters = dict(spec.drawn(generator(seed)))
+        other = _with(exercise, "examine", {**work, **parameters})
+        if not all(part.passed for part in other.parts):
+            first = next(part for part in other.parts if not part.passed)
+            settings = ", ".join(f"{key} = {value}" for key, value in parameters.items())
+            findings = tuple(
+                Finding(f.id, f"With {settings}: {f.message}", f.hint, f.known, f.about) for f in first.findings
+            )
+            return [*parts, Part(name, findings, first.functions)]
+    return [*parts, Part(name, functions=tuple(f.name for f in spec.functions))]
 
 
 def draw(name: str, /, **parameters: Any) -> Any:

@@ -17,23 +17,128 @@ What no setting explains is described by where and how it differs.
 
 from __future__ import annotations
 
+import inspect
 import linecache
+import random
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import combinations
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from llm_core.exercises.report import NOT_STARTED, Finding, Part, Report
+from llm_core.exercises.spec import Arguments, Function
 
 Explanation = tuple[Finding, ...]
+
+_called: list[str] = []  # the learner's functions that the part at hand has called
+_hurried = False  # see `hurry`
+
+
+@contextmanager
+def hurry() -> Iterator[None]:
+    """Only the verdict counts: an examination ends at the first thing that is wrong, and nobody looks for its name."""
+    global _hurried
+    before, _hurried = _hurried, True
+    try:
+        yield
+    finally:
+        _hurried = before
+
+
+@contextmanager
+def own_state() -> Iterator[None]:
+    """Torch as it is when it starts, whatever a notebook or a learner's function has set; put back afterwards.
+
+    That is: float32 and the CPU as defaults, gradients on, no inference mode, no autocast, seeds of 0.
+    """
+    dtype, numpys = torch.get_default_dtype(), np.random.get_state()  # noqa: NPY002 (what a learner's code may use)
+    seeds = torch.get_rng_state(), random.getstate()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        torch.set_default_dtype(torch.float32)
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.set_rng_state(seeds[0])
+            random.setstate(seeds[1])
+            np.random.set_state(numpys)  # noqa: NPY002
+
+
+class Banned(Exception):
+    """The learner's function has called something that the task rules out."""
+
+
+class Work:
+    """A learner's function, as the examiner calls it: in a state of its own, and without what the task rules out."""
+
+    def __init__(self, name: str, function: Callable[..., Any], banned: Sequence[str] = ()) -> None:
+        self.name, self.function, self.banned = name, function, banned
+        self.__name__ = getattr(function, "__name__", name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The learner's result; what the function sets in torch ends with the call."""
+        _called.append(self.name)
+        torch.default_generator.manual_seed(len(_called))  # another one for each call: what is random has to show
+        dtype = torch.get_default_dtype()
+        try:
+            with torch.enable_grad(), _without(self.banned) if self.banned else nullcontext():
+                return self.function(*arguments)
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+class _Refuse(TorchFunctionMode):
+    """Refuses torch's functions by what they are, under whatever name they were imported."""
+
+    def __init__(self, banned: Mapping[Any, str]) -> None:
+        super().__init__()
+        self.banned = banned
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.banned:
+            raise Banned(self.banned[func])
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _without(banned: Sequence[str]) -> Iterator[None]:
+    """Refuse these functions and classes, in torch or elsewhere."""
+    found: dict[Any, str] = {}
+    with ExitStack() as stack:
+        for path in banned:
+            owner, _, name = path.rpartition(".")
+            try:
+                holder = import_module(owner)
+            except ModuleNotFoundError:  # a class, not a module
+                module, _, kind = owner.rpartition(".")
+                holder = getattr(import_module(module), kind)
+            found[getattr(holder, name)] = name
+
+            def refuse(*arguments: Any, _name: str = name, **named: Any) -> Any:
+                raise Banned(_name)
+
+            stack.enter_context(mock.patch.object(holder, name, refuse))
+        stack.enter_context(_Refuse(found))
+        yield
 
 
 @dataclass(frozen=True)
@@ -62,9 +167,10 @@ class Mistake:
 class Wrong(Exception):
     """Ends a part: all explanations of what was seen, the likeliest first."""
 
-    def __init__(self, *explanations: Explanation) -> None:
+    def __init__(self, *explanations: Explanation, measured: Finding | None = None) -> None:
         super().__init__(explanations)
         self.explanations = explanations
+        self.measured = measured  # the plain difference, should the explanations turn out not to explain everything
 
 
 def wrong(id: str, message: str, hint: str = "", *, about: str = "") -> Wrong:
@@ -103,38 +209,50 @@ class Exam:
         self.exercise = exercise
         self.parameters = dict(parameters)
         self.rtol, self.atol = rtol, atol
-        self._parts: list[tuple[str, tuple[Explanation, ...]]] = []
+        self._parts: list[_Examined] = []
         self._puzzling: set[str] = set()  # what no two known mistakes explain
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """One check; whatever raises `Wrong` inside ends it."""
+        _called.clear()
         try:
-            yield
+            with own_state():
+                yield
         except Wrong as found:
-            self._parts.append((name, found.explanations))
+            if _hurried:
+                raise
+            self._parts.append(_Examined(name, tuple(_called), found.explanations, found.measured))
         else:
-            self._parts.append((name, ()))
+            self._parts.append(_Examined(name, tuple(_called)))
 
     @property
     def failed(self) -> bool:
         """Whether a part so far has found something."""
-        return any(explanations for _, explanations in self._parts)
+        return any(part.explanations for part in self._parts)
 
     def report(self) -> Report:
-        """What was found. Where a part has several explanations, the one that explains most parts wins."""
+        """What was found.
+
+        Where a part has several explanations, the one that explains most parts wins. A name is given only where all
+        that is wrong with a function has one: what explains one part and leaves another unexplained may be a
+        coincidence, and the measured difference is shown in its place.
+        """
+        puzzling = {name for part in self._parts if part.unexplained for name in part.functions}
         seen: dict[Explanation, int] = {}
-        for _, explanations in self._parts:
-            for explanation in explanations:
+        for part in self._parts:
+            for explanation in part.explanations:
                 seen[explanation] = seen.get(explanation, 0) + 1
 
-        def likeliest(explanations: tuple[Explanation, ...]) -> Explanation:
-            return max(explanations, key=lambda e: (seen[e], -len(e)), default=())
+        def likeliest(part: _Examined) -> Explanation:
+            if part.measured is not None and puzzling & set(part.functions):
+                return (part.measured,)
+            return max(part.explanations, key=lambda e: (seen[e], -len(e)), default=())
 
-        parts = tuple(Part(name, likeliest(explanations)) for name, explanations in self._parts)
+        parts = tuple(Part(part.name, likeliest(part), functions=part.functions) for part in self._parts)
         return Report(self.exercise, self.parameters, parts)
 
-    def call(self, function: Any, *arguments: Any) -> Any:
+    def call(self, function: Any, *arguments: Any, copies: bool = True) -> Any:
         """The learner's result; exceptions, and inputs that were changed, become findings."""
         if not callable(function):
             raise wrong(
@@ -144,9 +262,17 @@ class Exam:
             )
         name = getattr(function, "__name__", "the function")
         # The learner's function works on copies, so that one part cannot spoil the next.
-        kept = [argument.clone() if isinstance(argument, Tensor) else deepcopy(argument) for argument in arguments]
+        kept = [_copied(argument) for argument in arguments] if copies else list(arguments)
+        given = [_copied(argument, detached=True) for argument in kept]
         try:
             result = function(*kept)
+        except Banned as error:
+            raise wrong(
+                "banned",
+                f"`{name}` calls `{error}`.",
+                "The task asks for it to be written without that.",
+                about=name,
+            ) from None
         except (Exception, SystemExit) as error:
             lines = _learners_lines(error)
             if isinstance(error, NotImplementedError) and lines and lines[-1][1].startswith("raise "):
@@ -157,9 +283,8 @@ class Exam:
                     about=name,
                 ) from None
             raise _raised(name, error, lines) from None
-        for place, (given, now) in enumerate(zip(arguments, kept, strict=True)):
-            same = _unchanged(given, now) if isinstance(given, Tensor) else given == now
-            if not same:
+        for place, (before, now) in enumerate(zip(given, kept, strict=True)):
+            if not unchanged(before, now):
                 raise wrong(
                     "input_changed",
                     f"`{name}` changes its {_ORDINALS[place]} argument.",
@@ -219,17 +344,14 @@ class Exam:
         """
         if self.same(got, expected, rtol):
             return
+        if _hurried:
+            raise Wrong((self._difference(got, expected, what),))
         if got.numel() and not got.isfinite().any():
             raise Wrong((self._difference(got, expected, what),))
         if matching := self.explain(got, known, what, rtol):
-            raise Wrong(*matching)
+            raise Wrong(*matching, measured=self._difference(got, expected, what))
         if got.shape != expected.shape:
-            raise wrong(
-                "shape",
-                f"The shape of {what} is {tuple(got.shape)}; with these inputs it has to be {tuple(expected.shape)}.",
-                "Write the shape of every intermediate result beside its line and see where it leaves the plan.",
-                about=what,
-            )
+            raise Wrong((self._difference(got, expected, what),))
         if got.numel() > 1 and bool((got == got.flatten()[0]).all()):
             raise wrong(
                 "constant",
@@ -291,16 +413,12 @@ class Exam:
 
     def learns(self, result: Tensor, sources: Mapping[str, Tensor]) -> None:
         """End the part unless a gradient reaches every one of the sources from the result."""
-        hint = (
-            "`.detach()`, `.item()`, `.numpy()`, `torch.tensor(...)` of a result and `torch.no_grad()` cut the "
-            "gradient off: training would run and learn nothing."
-        )
         if not result.requires_grad:
-            raise wrong("no_gradient", "No gradient can flow back through the result.", hint)
+            raise wrong("no_gradient", "No gradient can flow back through the result.", _CUT)
         gradients = torch.autograd.grad(result.sum(), list(sources.values()), allow_unused=True)
         for name, gradient in zip(sources, gradients, strict=True):
             if gradient is None or not gradient.any():
-                raise wrong("no_gradient", f"No gradient flows from the result back to `{name}`.", hint)
+                raise wrong("no_gradient", f"No gradient flows from the result back to `{name}`.", _CUT)
 
     def same(self, a: Tensor, b: Tensor, rtol: float | None = None) -> bool:
         """Whether the two agree in shape and, as far as rounding allows, in all numbers."""
@@ -310,6 +428,13 @@ class Exam:
         return torch.allclose(a.detach().double(), b.detach().double(), rtol, self.atol, equal_nan=True)
 
     def _difference(self, got: Tensor, expected: Tensor, what: str) -> Finding:
+        if got.shape != expected.shape:
+            return Finding(
+                "shape",
+                f"The shape of {what} is {tuple(got.shape)}; with these inputs it has to be {tuple(expected.shape)}.",
+                "Write the shape of every intermediate result beside its line and see where it leaves the plan.",
+                about=what,
+            )
         got, expected = got.detach().double(), expected.detach().double()
         if not got.isfinite().all():
             bad = int((~got.isfinite()).sum())
@@ -321,21 +446,371 @@ class Exam:
                 "from 0 / 0, or from a tensor made by torch.empty.",
                 about=what,
             )
-        off = ~torch.isclose(got, expected, self.rtol, self.atol)
-        size = float((got - expected).abs().max())
+        off = ~torch.isclose(got, expected, self.rtol, self.atol, equal_nan=True)
+        size = float((got - expected).abs().nan_to_num(float("inf")).max())
         place = f", the first of them at {_where(off)}" if got.ndim else ""
+        seen = symptom(got, expected, off)
         return Finding(
             "differs",
-            f"{int(off.sum())} of {got.numel()} numbers of {what} are wrong{place}; the largest error is {size:.2g}.",
+            f"{int(off.sum())} of {got.numel()} numbers of {what} are wrong{place}; the largest error is {size:.2g}."
+            + (f" {seen}" if seen else ""),
             "No usual mistake gives these numbers. Take the smallest input you can compute by hand and compare "
             "every intermediate step.",
             about=what,
         )
 
+    # --- behind the parts that a learner sees ---
 
-def _unchanged(given: Tensor, now: Tensor) -> bool:
-    """Whether all numbers are as they were; torch.equal would say that NaN is not."""
-    return given.shape == now.shape and bool(((given == now) | (given.isnan() & now.isnan())).all())
+    def hold(self, function: Any, right: Callable[..., Any], spec: Function) -> None:
+        """Hold a learner's function against the reference solution, wherever its spec says that mistakes show.
+
+        Sizes are drawn, and where something is wrong, shrunk to the smallest that still shows it. Compared are the
+        results, their types, what the function leaves behind, and the gradients of all arguments.
+        """
+        source = torch.Generator().manual_seed(20_260)
+        names = list(inspect.signature(right).parameters)
+        smallest = {name: choices[0] for name, choices in spec.sizes.items()}
+        largest = {name: choices[-1] for name, choices in spec.sizes.items()}
+        draws = [largest, *({n: _drawn(source, choices) for n, choices in spec.sizes.items()} for _ in range(6))]
+        if not spec.sizes:
+            draws = draws[:1] * 3
+
+        def failing(make: Callable[[torch.Generator], Arguments], seed: int, shown: bool) -> Wrong | None:
+            try:
+                self._agree(function, right, spec, names, make, seed, shown)
+            except Wrong as found:
+                return found
+            return None
+
+        for seed, sizes in enumerate(draws):
+            make = _sized(spec, sizes)
+            found = failing(make, seed, False)
+            if found is None:
+                continue
+            if _hurried:
+                raise found
+            for name in sizes:  # the smallest of each size, one after the other, that still fails in the same way
+                for size in spec.sizes[name]:
+                    smaller = {**sizes, name: size}
+                    again = failing(_sized(spec, smaller), seed, False) if size < sizes[name] else None
+                    if again is not None and again.explanations[0][0].id == found.explanations[0][0].id:
+                        sizes = smaller
+                        break
+            where = "" if sizes == smallest or not sizes else "With " + _settings(sizes) + ": "
+            raise _placed(where, failing(_sized(spec, sizes), seed, True) or found)
+        for label, case in spec.cases.items():
+            if found := failing(case, 0, True):
+                raise _placed(f"With {label}: ", found)
+
+    def _agree(
+        self,
+        function: Any,
+        right: Callable[..., Any],
+        spec: Function,
+        names: Sequence[str],
+        make: Callable[[torch.Generator], Arguments],
+        seed: int,
+        shown: bool,
+    ) -> None:
+        """Call both with the same arguments, and end the part where they disagree."""
+        results = []
+        for which, called in enumerate((right, function)):
+            arguments = make(torch.Generator().manual_seed(seed))
+            named = dict(zip(names, arguments, strict=False))
+            tracked = spec.tracked(arguments) if spec.tracked else _floats(named)
+            if spec.gradients != "never":
+                for tensor in tracked.values():
+                    tensor.requires_grad_()
+            result = self.call(called, *arguments, copies=spec.after is None) if which else called(*arguments)
+            left = spec.after(arguments, result) if spec.after else {}
+            results.append((result, tracked, left, named))
+        (want, wanted_from, left_right, named), (got, got_from, left, _) = results
+        example = _example(named, want, got) if shown and not _hurried else ""
+        outputs = self._like(got, want, spec.returns or f"the result of `{spec.name}`", spec, named, example)
+        for name, tensor in left_right.items():
+            self._close(left[name], tensor, name, spec, example)
+        if spec.gradients == "never" or not any(b.requires_grad for _, b in outputs):
+            return
+        outputs = [(a, b) for a, b in outputs if b.requires_grad]
+        if not any(a.requires_grad for a, _ in outputs):
+            if spec.gradients == "if any":
+                return
+            raise wrong("no_gradient", "No gradient can flow back through the result.", _CUT, about=spec.name)
+        upstream = [torch.randn(b.shape, generator=torch.Generator().manual_seed(5), dtype=b.dtype) for _, b in outputs]
+        ours = _gradients([b for _, b in outputs], upstream, wanted_from)
+        try:
+            theirs = _gradients([a for a, _ in outputs], upstream, got_from)
+        except RuntimeError as error:
+            text = " ".join(str(error).split())[:160].replace("`", "'")
+            raise wrong(
+                "no_gradient", f"The gradient through `{spec.name}` cannot be computed: `{text}`", _CUT, about=spec.name
+            ) from None
+        for name, gradient in ours.items():
+            mine = theirs[name]
+            if mine is None and gradient is not None and gradient.any():
+                raise wrong("no_gradient", f"No gradient flows from the result back to `{name}`.", _CUT, about=name)
+            zero = torch.zeros_like(got_from[name])
+            a, b = (zero if x is None else x for x in (mine, gradient))
+            if not torch.allclose(a.double(), b.double(), 10 * spec.rtol, 10 * spec.atol, equal_nan=True):
+                off = ~torch.isclose(a.double(), b.double(), 10 * spec.rtol, 10 * spec.atol, equal_nan=True)
+                seen = symptom(a.double(), b.double(), off)
+                raise wrong(
+                    "gradient_differs",
+                    f"The result is right, and the gradient that flows back to `{name}` is not."
+                    + (f" Of the gradient: {seen[0].lower()}{seen[1:]}" if seen else ""),
+                    "Some way from this argument to the result is cut off, by `.detach()`, `.item()`, `.data` or "
+                    "`torch.no_grad()`, or one was added that the formula does not have.",
+                    about=name,
+                )
+
+    def _like(
+        self, got: Any, want: Any, what: str, spec: Function, named: Mapping[str, Any], example: str
+    ) -> list[tuple[Tensor, Tensor]]:
+        """End the part unless a result is what it has to be, in type and value; the tensors that carry gradients."""
+        if isinstance(want, tuple | list):
+            labels = what.split(", ") if ", " in what else [f"part {k + 1} of {what}" for k in range(len(want))]
+            if not isinstance(got, tuple | list) or len(got) != len(want):
+                raise _not(got, f"{len(want)} values: {', '.join(labels)}")
+            pairs = zip(got, want, labels, strict=True)
+            return [pair for a, b, label in pairs for pair in self._like(a, b, label, spec, named, example)]
+        if want is None:
+            if got is not None:
+                raise wrong("not_none", f"{_first(what)} has to be None here.{example}", about=what)
+            return []
+        if isinstance(want, bool | str):
+            if got != want or type(got) is not type(want):
+                raise wrong(
+                    "differs", f"{_first(what)} has to be `{want!r}` here; you return {_kind(got)}.", about=what
+                )
+            return []
+        if isinstance(want, int):
+            whole = isinstance(got, int | np.integer) and not isinstance(got, bool)
+            if isinstance(got, Tensor | np.ndarray):
+                whole = not torch.as_tensor(got).dtype.is_floating_point
+            if not whole:
+                raise wrong(
+                    "not_whole",
+                    f"{_first(what)} has to be a whole number; you return {_kind(got)}.",
+                    "`/` gives a float in Python, `//` a whole number. A float holds no more than 53 bits.",
+                    about=what,
+                )
+            if int(got) != want:
+                raise wrong("differs", f"{_first(what)} is wrong.{example}", _BY_HAND, about=what)
+            return []
+        if isinstance(want, float):
+            self._close(self.number(got, what), torch.tensor(want, dtype=torch.float64), what, spec, example)
+            return []
+        if not isinstance(want, Tensor):
+            raise TypeError(f"a reference solution returned {_kind(want)}")
+        found = self.tensor(got, what)
+        self._same_kind(found, want, what)
+        if spec.fresh and any(_shares(found, tensor) for tensor in _tensors(tuple(named.values()))):
+            raise wrong(
+                "not_new", f"{_first(what)} is not a new tensor: it shares memory with an argument.", about=what
+            )
+        self._close(found, want, what, spec, example)
+        return [(found, want)] if want.dtype.is_floating_point else []
+
+    def _same_kind(self, got: Tensor, want: Tensor, what: str) -> None:
+        def kind(x: Tensor) -> str:
+            return "booleans" if x.dtype == torch.bool else "numbers" if x.dtype.is_floating_point else "whole numbers"
+
+        if kind(got) != kind(want):
+            raise wrong(
+                "dtype",
+                f"{_first(what)} has to hold {kind(want)}; yours has the type `{got.dtype}`.",
+                "Give the type when the tensor is made, as in `torch.zeros(n, dtype=torch.bool)`.",
+                about=what,
+            )
+        if want.dtype.is_floating_point and got.dtype.itemsize < want.dtype.itemsize:
+            raise wrong(
+                "dtype",
+                f"{_first(what)} has the type `{got.dtype}`; the arguments are `{want.dtype}`, which has more digits.",
+                "Somewhere the numbers are turned into a shorter type.",
+                about=what,
+            )
+
+    def _close(self, got: Tensor, want: Tensor, what: str, spec: Function, example: str) -> None:
+        if got.shape != want.shape:
+            raise Wrong((self._difference(got, want, what),))
+        a, b = got.detach().double(), want.detach().double()
+        if torch.allclose(a, b, spec.rtol, spec.atol, equal_nan=True):
+            return
+        plain = Exam("", {}, rtol=spec.rtol, atol=spec.atol)._difference(got, want, what)
+        raise wrong(plain.id, plain.message + example, plain.hint, about=what)
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """A part, as the exam keeps it until it reports."""
+
+    name: str
+    functions: tuple[str, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
+    measured: Finding | None = None
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether its numbers are wrong and no usual mistake gives them."""
+        return any(finding.id == "differs" and not finding.known for e in self.explanations for finding in e)
+
+
+_CUT = (
+    "`.detach()`, `.item()`, `.numpy()`, `torch.tensor(...)` of a result and `torch.no_grad()` cut the gradient off: "
+    "training would run and learn nothing."
+)
+_BY_HAND = "Work this one out by hand, and compare every step."
+
+
+def symptom(got: Tensor, expected: Tensor, off: Tensor) -> str:
+    """What can be measured of a difference, in a sentence; empty where nothing stands out.
+
+    Args:
+        got, expected: numbers of the same shape.
+        off: where they differ.
+    """
+    if got.numel() < 2 or not (got.isfinite().all() and expected.isfinite().all()):
+        return ""
+    clear = expected.abs() > 1e-3 * expected.abs().max()
+    if clear.sum() > 1 and not (got[~clear].abs() > 1e-3 * got.abs().max()).any():
+        ratios = got[clear] / expected[clear]
+        ratio = float(ratios.median())
+        if torch.allclose(ratios, ratios.median(), 1e-3, 0) and abs(ratio - 1) > 1e-3:
+            return (
+                "Every number has the wrong sign."
+                if abs(ratio + 1) < 1e-3
+                else (f"Every number is {ratio:.4g} times what it has to be.")
+            )
+    apart = got - expected
+    if torch.allclose(apart, apart.median(), 1e-3, 1e-6):
+        return f"Every number is off by {float(apart.median()):.4g}."
+    if torch.allclose(got.flatten().sort().values, expected.flatten().sort().values, 1e-4, 1e-6):
+        return "The numbers are the right ones, in the wrong places."
+    for axis in range(got.ndim):
+        others = [k for k in range(got.ndim) if k != axis]
+        bad = off.sum(others) > 0 if others else off
+        n, name = len(bad), f"its {_ORDINALS[axis]} dimension" if axis < len(_ORDINALS) else f"dimension {axis}"
+        if bad.all() or n < 2:
+            continue
+        first = int(bad.nonzero()[0])
+        if bad[first:].all():
+            last = first - 1
+            return f"Along {name} it is right " + (
+                "at index 0 only." if not last else f"up to index {last}, and not after."
+            )
+        if not bad[first + 1 :].any():
+            return f"Along {name} only index {first} is wrong."
+    return ""
+
+
+def _drawn(source: torch.Generator, choices: Sequence[int]) -> int:
+    return choices[int(torch.randint(len(choices), (), generator=source))]
+
+
+def _sized(spec: Function, sizes: Mapping[str, int]) -> Callable[[torch.Generator], Arguments]:
+    return lambda source: spec.arguments(source, **sizes)
+
+
+def _settings(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} = {size}" for name, size in sizes.items())
+
+
+def _placed(where: str, found: Wrong) -> Wrong:
+    """The same finding, with the words where it was met."""
+    (finding, *_), *_ = found.explanations
+    return Wrong((Finding(finding.id, where + finding.message, finding.hint, about=finding.about),))
+
+
+def _floats(named: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The floating-point tensors among the arguments, those in a list one by one."""
+    found: dict[str, Tensor] = {}
+    for name, value in named.items():
+        if isinstance(value, Tensor) and value.dtype.is_floating_point:
+            found[name] = value
+    return found
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for entry in value:
+            yield from _tensors(entry)
+
+
+def _shares(a: Tensor, b: Tensor) -> bool:
+    return a.numel() > 0 and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def _gradients(
+    outputs: Sequence[Tensor], upstream: Sequence[Tensor], sources: Mapping[str, Tensor]
+) -> dict[str, Tensor | None]:
+    """The gradient of each source; None where the outputs do not depend on it."""
+    pairs = [(out, up.to(out.dtype)) for out, up in zip(outputs, upstream, strict=True) if out.requires_grad]
+    if not pairs:
+        return dict.fromkeys(sources)
+    total = sum((out * up).sum() for out, up in pairs)
+    assert isinstance(total, Tensor)
+    return dict(zip(sources, torch.autograd.grad(total, list(sources.values()), allow_unused=True), strict=True))
+
+
+def _example(named: Mapping[str, Any], want: Any, got: Any) -> str:
+    """The arguments with what came and what was expected, where they are small enough to be read."""
+    shown = {name: _short(value) for name, value in named.items()}
+    texts = [*shown.values(), _short(want), _short(got)]
+    if any(text is None for text in texts) or sum(len(text or "") for text in texts) > 360:
+        return ""
+    given = ", ".join(f"{name} = {text}" for name, text in shown.items())
+    return f" For `{given}` you return `{_short(got)}`; right is `{_short(want)}`."
+
+
+def _short(value: Any) -> str | None:
+    """Numbers as one would write them down; None for what is not made of numbers."""
+    if isinstance(value, Tensor):
+        return _short(value.detach().tolist())
+    if isinstance(value, np.ndarray | np.generic):
+        return _short(value.tolist())
+    if isinstance(value, tuple | list):
+        inside = [_short(entry) for entry in value]
+        return None if any(text is None for text in inside) else "[" + ", ".join(map(str, inside)) + "]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if value is None or isinstance(value, bool | int | str):
+        return repr(value)
+    return None
+
+
+def _first(what: str) -> str:
+    return what[0].upper() + what[1:]
+
+
+def _copied(value: Any, detached: bool = False) -> Any:
+    """A copy of the tensors and plain data in an argument; functions, models and optimizers stay what they are."""
+    if isinstance(value, Tensor):
+        return value.detach().clone() if detached else value.clone()
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(entry, detached) for entry in value)
+    if isinstance(value, dict):
+        return {name: _copied(entry, detached) for name, entry in value.items()}
+    return deepcopy(value) if isinstance(value, set | bytearray) else value
+
+
+def unchanged(before: Any, now: Any) -> bool:
+    """Whether an argument is what it was, tensor by tensor; NaN equals NaN here."""
+    if isinstance(before, Tensor):
+        return (
+            isinstance(now, Tensor)
+            and before.shape == now.shape
+            and before.dtype == now.dtype
+            and bool(((before == now) | (before.isnan() & now.isnan())).all())
+        )
+    if isinstance(before, list | tuple):
+        return isinstance(now, list | tuple) and len(before) == len(now) and all(map(unchanged, before, now))
+    if isinstance(before, dict):
+        return isinstance(now, dict) and before.keys() == now.keys() and all(unchanged(before[k], now[k]) for k in now)
+    if isinstance(before, bool | int | float | str | bytes | set | None):
+        return bool(before == now)
+    return before is now
 
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")

@@ -38,15 +38,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """One check of a report, and what it found; without findings it has passed."""
+    """One check of a report, and what it found; without findings it has passed, if it ran at all.
+
+    Attributes:
+        name: what was checked.
+        findings: what is wrong.
+        functions: the learner's functions that it called.
+        skipped: whether it was not run, because an earlier check of the same function has failed.
+    """
 
     name: str
     findings: tuple[Finding, ...] = ()
+    functions: tuple[str, ...] = ()
+    skipped: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether it ran and nothing was found."""
+        return not self.findings and not self.skipped
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,12 @@ class Report:
             "total": self.total,
             "message": self.message,
             "checks": [
-                {"name": part.name, "passed": part.passed, "findings": [finding.id for finding in part.findings]}
+                {
+                    "name": part.name,
+                    "passed": part.passed,
+                    "skipped": part.skipped,
+                    "findings": [finding.id for finding in part.findings],
+                }
                 for part in self.parts
             ],
             "findings": [
@@ -140,7 +154,8 @@ class Report:
                 text += f" *Met in: {'; '.join(names)}.*"
             blocks.append(text)
         if self.status == "failed":
-            rows = [f"| {part.name} | {'passed' if part.passed else 'not yet'} |" for part in self.parts]
+            words = {part: "passed" if part.passed else "not run" if part.skipped else "not yet" for part in self.parts}
+            rows = [f"| {part.name} | {word} |" for part, word in words.items()]
             blocks.append("\n".join(["| check | result |", "|:--|:--|", *rows]))
         return "\n\n".join(blocks)
 

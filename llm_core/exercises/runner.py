@@ -430,9 +430,15 @@ def _keep(executed: NotebookNode, output: Path) -> None:
     """Put the executed copy in its place, whole or not at all."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+<<<<<<< HEAD
         write_whole(output, nbformat.writes(executed))
     except (OSError, NotWritten) as error:
         raise ValueError(f"the executed copy cannot be kept: {error}") from error
+=======
+    except OSError as error:
+        raise NotWritten(output, error.strerror or str(error)) from error
+    write_whole(output, copy.read_bytes())
+>>>>>>> main
 
 
 def check_writable(folder: Path) -> None:

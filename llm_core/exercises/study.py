@@ -16,6 +16,7 @@ that it already holds is not run again. So an interrupted sweep goes on where it
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from typing import Any
 from IPython.display import display
 
 from llm_core.exercises import runner
+from llm_core.files import write_whole
 
 RECORD = "llm_core_record"  # where an output's metadata hold what was recorded
 TIMEOUT = 600.0  # seconds for one run
@@ -117,16 +119,11 @@ def write_table(rows: Sequence[Row], parameters: Sequence[str], table: str | Pat
     table = Path(table)
     recorded = dict.fromkeys(name for row in rows for name in row if name not in parameters and name != ERROR)
     columns = [*parameters, *recorded] + [ERROR] * any(row.get(ERROR) for row in rows)
-    half = table.with_name(f".{table.name}.part")
-    try:
-        with half.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        half.replace(table)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise ValueError(f"the table cannot be written to {table}: {error.strerror}") from error
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(table, text.getvalue())
 
 
 def _points(grid: Mapping[str, Sequence[str]], notebook: Any) -> list[Row]:

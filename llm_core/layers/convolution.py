@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llm_core.checks import check_sizes
+
 
 def short_convolution(x: Float[Tensor, "B T D"], weight: Float[Tensor, "D K"]) -> Float[Tensor, "B T D"]:
     """x plus the weighted sum of each position and the K - 1 before it, column by column.
@@ -46,8 +48,7 @@ class ShortConvolution(nn.Module):
 
     def __init__(self, d_model: int, reach: int = 4) -> None:
         super().__init__()
-        if d_model < 1 or reach < 1:
-            raise ValueError(f"sizes must be at least 1: got d_model={d_model}, reach={reach}")
+        check_sizes(d_model=d_model, reach=reach)
         self.weight = nn.Parameter(torch.zeros(d_model, reach))
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

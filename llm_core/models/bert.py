@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from llm_core.checks import check_shares, check_sizes
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import PostNormBlock
 from llm_core.layers.embedding import TokenEmbedding
@@ -53,15 +54,13 @@ class BertConfig:
     norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model", "d_ff", "n_segments"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        check_sizes(vocab_size=self.vocab_size, context=self.context, n_layers=self.n_layers, n_heads=self.n_heads)
+        check_sizes(d_model=self.d_model, d_ff=self.d_ff, n_segments=self.n_segments)
         if self.d_model % self.n_heads:
             raise ValueError(f"n_heads must divide d_model: got d_model={self.d_model}, n_heads={self.n_heads}")
         if not 0 <= self.pad_id < self.vocab_size:
             raise ValueError(f"pad_id must be a token, 0 ... {self.vocab_size - 1}: got {self.pad_id}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a share, 0 <= dropout < 1: got {self.dropout}")
+        check_shares(dropout=self.dropout)
         if not self.norm_eps > 0:
             raise ValueError(
                 f"norm_eps keeps a norm from dividing by zero, so it must be positive: got {self.norm_eps}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llm_core.checks import check_shares, check_sizes
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.cache import Cache
@@ -42,13 +43,11 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        check_sizes(vocab_size=self.vocab_size, context=self.context, n_layers=self.n_layers, n_heads=self.n_heads)
+        check_sizes(d_model=self.d_model)
         if self.d_model % self.n_heads:
             raise ValueError(f"n_heads must divide d_model: got d_model={self.d_model}, n_heads={self.n_heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a share, 0 <= dropout < 1: got {self.dropout}")
+        check_shares(dropout=self.dropout)
 
 
 # The four published sizes. A test holds their parameter counts to those of the published checkpoints (124M, 355M,

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llm_core.checks import check_sizes
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.cache import Cache
@@ -87,9 +88,7 @@ class LlamaConfig:
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "context", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
         optional = ("d_head", "window", "n_experts", "experts_per_token")
-        for name in (*sizes, *(name for name in optional if getattr(self, name) is not None)):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        check_sizes(**{name: getattr(self, name) for name in (*sizes, *optional)})
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_kv_heads must divide n_heads: got n_heads={self.n_heads}, n_kv_heads={self.n_kv_heads}"

@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from llm_core.checks import check_sizes
+
 Ids = Sequence[int] | np.ndarray | Tensor
 
 
@@ -260,8 +262,7 @@ class NGramModel:
         bos_id: int | None = None,
         eos_id: int | None = None,
     ) -> None:
-        if n < 1 or vocab_size < 1:
-            raise ValueError(f"n and vocab_size must be at least 1: got n={n}, vocab_size={vocab_size}")
+        check_sizes(n=n, vocab_size=vocab_size)
         self.n, self.vocab_size = n, vocab_size
         self.smoothing = KneserNey() if smoothing is None else smoothing
         self.bos_id, self.eos_id = bos_id, eos_id

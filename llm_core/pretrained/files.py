@@ -8,7 +8,6 @@ Taught, once it is written, in 05_project/06_published_weights.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from llm_core.files import replacing, write_whole
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
@@ -121,15 +122,12 @@ def write(folder: Path | str, config: Mapping[str, Any], tensors: dict[str, Tens
     said = json.dumps(config, indent=2) + "\n"  # first, so that what is no JSON fails before anything is written
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / (WEIGHTS + ".part")
-    try:
-        save_file(tensors, part, metadata={"format": "pt"})
-        os.replace(part, folder / WEIGHTS)
-        part = folder / (CONFIG + ".part")
-        part.write_text(said, encoding="utf-8")
-        os.replace(part, folder / CONFIG)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(folder / WEIGHTS) as part:
+        try:
+            save_file(tensors, part, metadata={"format": "pt"})
+        except SafetensorError as error:  # of the disk: the names and shapes are right
+            raise OSError(str(error)) from error
+    write_whole(folder / CONFIG, said)
 
 
 def _weight_files(folder: Path) -> list[Path]:

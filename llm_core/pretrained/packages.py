@@ -10,11 +10,12 @@ Taught, once it is written, in 05_project/06_published_weights.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from llm_core.files import digest
 
 
 class MissingPackage(ValueError):
@@ -71,8 +72,7 @@ def locate(package: Package, file: str) -> Path:
     found = [folder / file for folder in folders if (folder / file).is_file()]
     if not found:
         raise MissingPackage(f"{file} is in a package that is not installed: run `{package.install}`")
-    with found[0].open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    sha256 = digest(found[0])
     if sha256 != package.sha256[file]:
         raise ValueError(
             f"{found[0]} is not the file of {package.requirement}: its sha256 is {sha256}, expected "

@@ -32,7 +32,9 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_core.text.common import SpecialTokens, as_json, expect, write_whole
+from llm_core.checks import check_sizes
+from llm_core.files import write_whole
+from llm_core.text.common import SpecialTokens, as_json, expect
 from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2, O200K, WHITESPACE, WHOLE, Split
 from llm_core.text.tokenizer import UnknownTokenError
 
@@ -130,8 +132,7 @@ class BPETokenizer:
                 f"vocab_size must lie between {smallest} (256 bytes and {len(special_tokens)} special tokens) and "
                 f"{_MOST_TOKENS}: got {vocab_size}"
             )
-        if min_frequency < 1:
-            raise ValueError(f"min_frequency must be at least 1: got {min_frequency}")
+        check_sizes(min_frequency=min_frequency)
         vocabulary = {token: id_ for id_, token in enumerate([*special_tokens, *ALPHABET])}
         _special_ids(special_tokens, vocabulary)  # their errors now, not after the training
         pieces: Counter[str] = Counter()

@@ -6,12 +6,8 @@ Used by `bpe`, `wordpiece` and `unigram`, which are taught, once it is written, 
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")  # of an added token; ours have none of them
@@ -113,23 +109,3 @@ def expect(name: str, value: Any, supported: Collection[Any]) -> None:
             f"tokenizer.json asks for something that this class does not do: {name} must be {choice}, "
             f"got {json.dumps(value, ensure_ascii=False)}. The package tokenizers can read the file"
         )
-
-
-def write_whole(path: str | Path, text: str) -> Path:
-    """Write a file beside its place and move it there: an old file stays, or the new one is complete.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):  # it has become the file, or was never made
-            temporary.unlink()
-    return path

@@ -35,7 +35,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_core.text.common import SpecialTokens, as_json, expect, from_json, is_surrogate, write_whole
+from llm_core.files import write_whole
+from llm_core.text.common import SpecialTokens, as_json, expect, from_json, is_surrogate
 from llm_core.text.tokenizer import UnknownTokenError
 
 SPACE = "▁"

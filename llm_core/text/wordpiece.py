@@ -31,7 +31,8 @@ from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_core.text.common import SpecialTokens, as_json, from_json, is_surrogate, write_whole
+from llm_core.files import write_whole
+from llm_core.text.common import SpecialTokens, as_json, from_json, is_surrogate
 from llm_core.text.tokenizer import UnknownTokenError
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"

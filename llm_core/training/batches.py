@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from llm_core.checks import check_sizes
+
 
 class Batch(NamedTuple):
     """What one step learns from: the model is called as `model(*inputs)`, its logits are held against `targets`."""
@@ -39,8 +41,7 @@ def random_crops(
     Raises:
         ValueError: the text has no room for one piece and its next token, or a size is below 1.
     """
-    if batch_size < 1 or length < 1:
-        raise ValueError(f"a batch has at least one piece of one token: got batch_size={batch_size}, length={length}")
+    check_sizes(batch_size=batch_size, length=length)
     places = len(ids) - length
     if places < 1:
         raise ValueError(
@@ -83,8 +84,7 @@ def teacher_forcing(
 
 def epoch(n: int, batch_size: int, *, generator: torch.Generator | None = None) -> Iterator[list[int]]:
     """The numbers 0 ... n - 1 once each, in random order, `batch_size` at a time; the last batch may be smaller."""
-    if batch_size < 1:
-        raise ValueError(f"a batch has at least one example: got batch_size={batch_size}")
+    check_sizes(batch_size=batch_size)
     order = torch.randperm(n, generator=generator).tolist()
     for start in range(0, n, batch_size):
         yield order[start : start + batch_size]

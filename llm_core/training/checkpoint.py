@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from llm_core.files import NotWritten, write_whole
 
 FORMAT = "llm_core checkpoint 1"
 
@@ -177,8 +176,10 @@ def save_checkpoint(
         content = save(tensors, {"format": FORMAT, "header": header, "sha256": _digest(header, tensors)})
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: two names of one tensor
         raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
-    _write_atomically(path, content)
-    return path
+    try:
+        return write_whole(path, content)
+    except NotWritten as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -211,23 +212,3 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    # Not tempfile: its files can be read by their owner alone, and a checkpoint is a file like any other.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            # On the disk before it takes the old file's name: a power cut must not leave the name on nothing.
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"the checkpoint cannot be written to {path}: {error.strerror or error}. "
-            "What was there before is still there; give a folder that exists, can be written to and has room"
-        ) from error
-    finally:
-        with suppress(OSError):  # it has become the checkpoint, or was never made
-            temporary.unlink()

@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llm_core.checks import check_shares, check_sizes
 from llm_core.training.batches import Batch
 from llm_core.training.losses import count_targets
 
@@ -69,10 +70,8 @@ class ChunkedCrossEntropy:
     hidden: Callable[..., Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if self.chunk < 1:
-            raise ValueError(f"a chunk has at least one position: got {self.chunk}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label smoothing is a share, 0 <= share < 1: got {self.label_smoothing}")
+        check_sizes(chunk=self.chunk)
+        check_shares(label_smoothing=self.label_smoothing)
 
     def total(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """The sum of -ln p(target) over the targets that count, in nats.

@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llm_core.checks import check_shares
 from llm_core.training.batches import Batch
 
 
@@ -59,7 +60,7 @@ def cross_entropy(
     Raises:
         ValueError: no target counts, so that there is no mean; or label_smoothing is outside 0 ... 1.
     """
-    _check_smoothing(label_smoothing)
+    check_shares(label_smoothing=label_smoothing)
     if ignore_id is not None:
         real = targets != ignore_id
         logits, targets = logits[real], targets[real]
@@ -84,7 +85,7 @@ class CrossEntropy:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_smoothing(self.label_smoothing)
+        check_shares(label_smoothing=self.label_smoothing)
 
     def total(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """The sum of -ln p(target) over the targets that count, in nats."""
@@ -145,11 +146,6 @@ def _surprises(
     if label_smoothing:
         surprise = (1 - label_smoothing) * surprise + label_smoothing * (log_total - logits.mean(dim=-1))
     return surprise
-
-
-def _check_smoothing(share: float) -> None:
-    if not 0 <= share < 1:
-        raise ValueError(f"label smoothing is a share, 0 <= share < 1: got {share}")
 
 
 def count_targets(targets: Int[Tensor, " *batch"], ignore_id: int | None) -> int:

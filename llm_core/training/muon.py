@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llm_core.checks import check_shares
 from llm_core.training.optimizer import AdamW, decay_groups
 
 # Chosen by the authors so that small singular values grow as fast as possible; they need not end at exactly one.
@@ -87,8 +88,7 @@ class Muon(AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum is a share, 0 <= momentum < 1: got {momentum}")
+        check_shares(momentum=momentum)
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
         for group in self.param_groups:
             group.setdefault("momentum", momentum)

@@ -36,6 +36,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from llm_core.files import NotWritten, write_whole
 from llm_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from llm_core.training.step import NotFinite
 
@@ -245,18 +246,16 @@ class Run:
         if not self.records.exists():
             return
         kept = [line for line in _whole_lines(self.records) if line["step"] < self.step]
-        part = self.records.with_suffix(".jsonl.part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        part.replace(self.records)
+        write_whole(self.records, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _post_mortem(self, error: NotFinite) -> str:
         report = self.folder / f"not-finite-step-{self.step:08d}.json"
         ids = [{"inputs": [x.tolist() for x in part.inputs], "targets": part.targets.tolist()} for part in error.batch]
         where = f"the batch's ids are in {report}"
         try:
-            report.write_text(json.dumps({"step": self.step, "error": str(error), "batch": ids}), encoding="utf-8")
-        except OSError as failure:
-            where = f"the batch's ids could not be written to {report} ({failure.strerror})"
+            write_whole(report, json.dumps({"step": self.step, "error": str(error), "batch": ids}))
+        except NotWritten as failure:
+            where = f"the batch's ids could not be written to {report} ({failure.reason})"
         good = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
         return f"This was step {self.step}; {where}; {good}."
 

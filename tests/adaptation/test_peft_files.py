@@ -241,7 +241,7 @@ def test_a_disk_that_fails_leaves_the_older_adapter(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("llm_core.adaptation.peft_files.save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ValueError, match="cannot be written: no space"):
         save_lora(older, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {WEIGHTS, CONFIG}
     assert (tmp_path / WEIGHTS).read_bytes() == before

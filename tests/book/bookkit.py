@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import nbformat
+import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
+from filelock import FileLock
 
 from llm_core.figures import tables
 
@@ -46,6 +50,7 @@ NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").is_file()]
 CHAPTERS = [page for page in NOTEBOOKS if "/exercises/" not in page and "/studies/" not in page]
 
 
+@cache
 def markdown_of(page: str) -> str:
     """All Markdown in a page's source: the file itself, or a notebook's cells and Markdown outputs."""
     if (ROOT / f"{page}.md").is_file():
@@ -59,6 +64,48 @@ def markdown_of(page: str) -> str:
         for output in cell.get("outputs", ()):
             texts.append("".join(output.get("data", {}).get("text/markdown", "")))
     return "\n\n".join(texts)
+
+
+def constructs(page: str) -> set[str]:
+    """What a page is made of: directives, roles, tables, formulas, cells' tags, kinds of outputs."""
+    text = markdown_of(page)
+    found = set(re.findall(r"^\s*(?:`{3,}|:{3,})\{?([a-z][\w:-]*)\}?", text, re.MULTILINE))
+    found |= set(re.findall(r"\{([a-z][\w:-]*)\}`", text))
+    marks = {"$$": r"\$\$", "table": r"^\|[ :-]+\|", "figure": r"^\*\*Figure\.\*\*", "image": r"!\[", "HTML": r"^<\w"}
+    found |= {name for name, mark in marks.items() if re.search(mark, text, re.MULTILINE)}
+    if (ROOT / f"{page}.ipynb").is_file():
+        for cell in nbformat.read(ROOT / f"{page}.ipynb", as_version=4).cells:
+            found |= {cell.cell_type, *cell.metadata.get("tags", [])}
+            for output in cell.get("outputs", ()):
+                found |= {output.output_type, *output.get("data", ())}
+                if INTERACTIVE in output.get("data", ()):
+                    found.add(f"interactive {output.data[INTERACTIVE]['kind']}")
+    return found
+
+
+def specimens(pages: list[str]) -> list[str]:
+    """Few of the pages, which have every construct between them: each time the one that has most that is new."""
+    wanted = {page: constructs(page) for page in pages}
+    chosen: list[str] = []
+    missing = set().union(*wanted.values())
+    while missing:
+        chosen.append(max(pages, key=lambda page: len(wanted[page] & missing)))
+        missing -= wanted[chosen[-1]]
+    return chosen
+
+
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], tuple[int, str]]) -> Site:
+    """A book that one of the test processes builds with `build(folder)`, and all of them share."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        done = folder / "done.json"
+        if not done.is_file():
+            folder.mkdir()
+            status, log = build(folder)
+            done.write_text(json.dumps([status, log]), encoding="utf-8")
+    status, log = json.loads(done.read_text(encoding="utf-8"))
+    return Site(folder / "out/_build/html", status, log)
 
 
 def build_book(source: Path, out: Path, **environment: str) -> tuple[int, str]:
@@ -76,6 +123,27 @@ def build_book(source: Path, out: Path, **environment: str) -> tuple[int, str]:
     return result.returncode, re.sub(r"\x1b\[[\d;]*m", "", result.stdout)
 
 
+class Soups(Mapping[str, BeautifulSoup]):
+    """HTML files of a folder, each parsed when it is first asked for."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.names, self.parsed = folder, names, dict[str, BeautifulSoup]()
+
+    def __getitem__(self, name: str) -> BeautifulSoup:
+        if name not in self.names:
+            raise KeyError(name)
+        if name not in self.parsed:
+            text = (self.folder / f"{name}.html").read_text(encoding="utf-8")
+            self.parsed[name] = BeautifulSoup(text, "html.parser")
+        return self.parsed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 @dataclass(frozen=True)
 class Site:
     """A built book."""
@@ -85,15 +153,13 @@ class Site:
     log: str
 
     @cached_property
-    def soups(self) -> dict[str, BeautifulSoup]:
-        """Every HTML file of the site, parsed, by its name without `.html`."""
-        return {
-            path.relative_to(self.html).as_posix().removesuffix(".html"): BeautifulSoup(
-                path.read_text(encoding="utf-8"), "html.parser"
-            )
-            for path in sorted(self.html.rglob("*.html"))
-            if "_static" not in path.relative_to(self.html).parts
-        }
+    def soups(self) -> Soups:
+        """Every HTML file of the site by its name without `.html`."""
+        paths = sorted(self.html.rglob("*.html"))
+        names = [path.relative_to(self.html) for path in paths]
+        return Soups(
+            self.html, [name.as_posix().removesuffix(".html") for name in names if "_static" not in name.parts]
+        )
 
     def address(self, server: str, way: str) -> str:
         """The site's base address when it is served ("http") or opened from disk ("file")."""

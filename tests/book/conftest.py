@@ -1,4 +1,4 @@
-"""The book is built once for all tests, from nothing, in a temporary folder; then a browser opens it."""
+"""The book is built once for all tests and processes, from nothing, in a temporary folder; then a browser opens it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,17 @@ ROOT = Path(__file__).resolve().parents[2]
 for folder in ("tests/book", "book/_ext", "book/_tools"):
     sys.path.insert(0, str(ROOT / folder))
 
-from bookkit import BOOK_URL, REPOSITORY, Site, build_book  # noqa: E402
+from bookkit import BOOK_URL, REPOSITORY, Site, build_book, built_once  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The book as the clone of a GitHub repository builds it."""
-    out = tmp_path_factory.mktemp("site")
-    status, log = build_book(
-        ROOT, out, BOOK_REPOSITORY_URL=REPOSITORY, BOOK_REPOSITORY_BRANCH="main", BOOK_URL=BOOK_URL
-    )
-    html = out / "_build/html"
-    if not (html / "index.html").is_file():
-        pytest.fail(f"the book was not built:\n{log[-4000:]}")
-    return Site(html, status, log)
+    places = {"BOOK_REPOSITORY_URL": REPOSITORY, "BOOK_REPOSITORY_BRANCH": "main", "BOOK_URL": BOOK_URL}
+    built = built_once(tmp_path_factory, "site", lambda folder: build_book(ROOT, folder / "out", **places))
+    if not (built.html / "index.html").is_file():
+        pytest.fail(f"the book was not built:\n{built.log[-4000:]}")
+    return built
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

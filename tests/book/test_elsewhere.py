@@ -18,7 +18,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from bookkit import CHAPTERS, NOTEBOOKS, REPOSITORY, ROOT, Site, notebook
+from bookkit import CHAPTERS, NOTEBOOKS, REPOSITORY, ROOT, Site, constructs, notebook
 
 # --- JupyterLab --------------------------------------------------------------------------------------
 
@@ -78,8 +78,15 @@ def address_of(runtime: Path, server: subprocess.Popen[bytes]) -> str:
     raise TimeoutError((runtime.parent / "log").read_text())
 
 
-# Every chapter; of exercises and studies, which are made of the same Markdown, one each.
-IN_LAB = [*CHAPTERS, *(next(page for page in NOTEBOOKS if f"/{kind}/" in page) for kind in ("exercises", "studies"))]
+# A notebook of each kind: the one that has most to show.
+SPECIMENS = [
+    max(pages, key=lambda page: len(constructs(page)))
+    for pages in (
+        CHAPTERS,
+        [page for page in NOTEBOOKS if "/exercises/" in page],
+        [page for page in NOTEBOOKS if "/studies/" in page],
+    )
+]
 
 
 def raw_in_lab(browser: Any, lab: str, path: str) -> list[str]:
@@ -101,13 +108,20 @@ def raw_in_lab(browser: Any, lab: str, path: str) -> list[str]:
     return found
 
 
+in_lab = pytest.mark.xdist_group("JupyterLab")  # one server for all
+
+
+@in_lab
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.parametrize("page", IN_LAB)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[] if page in SPECIMENS else pytest.mark.full) for page in NOTEBOOKS]
+)
 def test_jupyterlab_shows_nothing_raw(browser: Any, lab: str, page: str) -> None:
     assert raw_in_lab(browser, lab, f"{page}.ipynb") == []
 
 
+@in_lab
 @pytest.mark.slow
 @pytest.mark.browser
 def test_what_jupyterlab_shows_raw_is_seen(browser: Any, lab: str) -> None:

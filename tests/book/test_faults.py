@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from bookkit import Site, build_book, caption, image, notebook, small_book, table
+from bookkit import Site, build_book, built_once, caption, image, notebook, small_book, table
 
 GOOD = {
     "chapters/07_tools/02_good.ipynb": notebook(
@@ -74,18 +74,18 @@ def slug(fault: str) -> str:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    folder = tmp_path_factory.mktemp("good")
-    status, log = build_book(small_book(folder / "book", GOOD), folder / "out")
-    return Site(folder / "out/_build/html", status, log)
+    return built_once(
+        tmp_path_factory, "good", lambda folder: build_book(small_book(folder / "book", GOOD), folder / "out")
+    )
 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """All the faults, a page each: every one has to be reported by its own page's name."""
-    folder = tmp_path_factory.mktemp("faulty")
     pages = {slug(fault): FAULTS[fault][0] for fault in FAULTS}
-    status, log = build_book(small_book(folder / "book", pages), folder / "out")
-    return Site(folder / "out/_build/html", status, log)
+    return built_once(
+        tmp_path_factory, "faulty", lambda folder: build_book(small_book(folder / "book", pages), folder / "out")
+    )
 
 
 def test_a_good_book_builds(good: Site) -> None:

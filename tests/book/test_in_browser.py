@@ -1,24 +1,20 @@
-"""The built book in headless Chromium: every page, in the light theme over http and in the dark one from disk.
+"""The built book in headless Chromium: one visit a page, which sees everything in both themes and at two widths.
 
-Each page is opened once a theme; everything that is looked at then is one test below, so that a failure says
-which page, which theme and what.
+What takes long, axe, looks at one specimen of each construct; with the marker `full` (`make test-all`) at every page.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from bookkit import PAGES, Site, markdown_of
+from bookkit import PAGES, Site, constructs, markdown_of, specimens
 from PIL import Image
 
 pytestmark = pytest.mark.browser
 
-# How each theme's pages are reached: together the two cover both ways.
-WAY = {"light": "http", "dark": "file"}
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 # Findings of axe that are serious or worse and not ours to mend, with the reason. None at present.
@@ -49,6 +45,12 @@ FORMULAS = """() => [...document.querySelectorAll('article .math')].map(element 
     set: element.querySelector('mjx-container') !== null,
     error: element.querySelector('mjx-merror')?.textContent ?? '',
 }))"""
+
+# Images that did not come, or say nothing to those who cannot see them.
+IMAGES = """() => [...document.querySelectorAll('article img')].filter(image => {
+    if (!image.getAttribute('alt')?.trim()) return true;
+    return image.loading !== 'lazy' && !(image.complete && image.naturalWidth);
+}).map(image => image.outerHTML.slice(0, 120))"""
 
 # What sticks out of the window, other than inside a box that scrolls and the theme's drawers off to the side.
 STICKING_OUT = """() => [...document.querySelectorAll(':is(.bd-content, .bd-footer) *')].filter(element => {
@@ -94,18 +96,16 @@ DIAGRAM_WORDS = """() => {
 
 @dataclass
 class Visit:
-    """What was seen on a page in one theme."""
+    """What was seen on a page; `faults` is what of it ought not to be."""
 
     outside: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
-    formulas: list[dict[str, Any]] = field(default_factory=list)
-    diagrams: list[dict[str, Any]] = field(default_factory=list)
-    sticking_out: dict[str, list[str]] = field(default_factory=dict)
-    unreachable: list[str] = field(default_factory=list)
-    theme: str = ""
-    paper: list[tuple[int, ...]] = field(default_factory=list)
-    page_colour: tuple[int, ...] = ()
+    faults: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, kind: str, found: Any) -> None:
+        """Keep what was found, if anything was."""
+        if found:
+            self.faults[kind] = found
 
 
 def open_page(browser: Any, base: str, theme: str) -> tuple[Any, Visit]:
@@ -132,34 +132,66 @@ def open_page(browser: Any, base: str, theme: str) -> tuple[Any, Visit]:
     return page, visit
 
 
-def look(browser: Any, base: str, name: str, theme: str) -> Visit:
-    """Open one page, and note what the tests ask about."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    page, visit = open_page(browser, base, theme)
+def look(browser: Any, base: str, name: str, *, axe: bool = False) -> dict[str, Any]:
+    """Open a page once, in a wide window and a narrow one, in the light theme and the dark: its faults by kind."""
+    page, visit = open_page(browser, base, "light")
     page.goto(f"{base}/{name}.html", wait_until="load")
     page.add_style_tag(content="* { animation: none !important; transition: none !important }")
     page.evaluate(SET_FORMULAS)
-    visit.theme = page.evaluate("document.documentElement.dataset.theme")
-    visit.formulas = page.evaluate(FORMULAS)
-    visit.diagrams = page.evaluate(DIAGRAM_WORDS)
-    figure = page.locator("article figure img:visible, article .cell_output img:visible").first
-    if figure.count():
-        visit.paper, visit.page_colour = corners(page, figure)
-    visit.sticking_out["desktop"] = page.evaluate(STICKING_OUT)
+    formulas = page.evaluate(FORMULAS)
+    visit.note("formulas that are not set", [f for f in formulas if not f["set"] or f["error"]])
+    visit.note("no formula, though the source has one", "$$" in markdown_of(name) and not formulas)
+    visit.note("images", page.evaluate(IMAGES))
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        page.evaluate(NEXT_FRAME)
+        look_at_theme(page, visit, name, theme)
+    visit.note("sticks out", page.evaluate(STICKING_OUT))
     page.set_viewport_size(PHONE)
     page.evaluate(NEXT_FRAME)
-    visit.sticking_out["phone"] = page.evaluate(STICKING_OUT)
-    visit.unreachable = page.evaluate(UNREACHABLE)
-    page.set_viewport_size(DESKTOP)
-    page.evaluate(NEXT_FRAME)
-    page.evaluate(SPARE_AXE)
+    visit.note("sticks out on a phone", page.evaluate(STICKING_OUT))
+    visit.note("scrolls on a phone, but not by keyboard", page.evaluate(UNREACHABLE))
+    if axe:
+        page.set_viewport_size(DESKTOP)
+        page.evaluate(SPARE_AXE)
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            page.evaluate(NEXT_FRAME)
+            visit.note(f"axe, {theme}", violations(page))
+    visit.note("requested from another host", visit.outside)
+    visit.note("complaints", visit.complaints)
+    page.context.close()
+    return visit.faults
+
+
+def look_at_theme(page: Any, visit: Visit, name: str, theme: str) -> None:
+    """What depends on the theme and needs no axe: its name, diagrams, the paper of figures."""
+    shown = page.evaluate("document.documentElement.dataset.theme")
+    visit.note(f"{theme}: the page does not follow the system's theme", shown != theme and shown)
+    diagrams = page.evaluate(DIAGRAM_WORDS)
+    least = {"words": 4.5, "arrows": 3, "size": 10, "width": 100}
+    weak = [diagram for diagram in diagrams if any(diagram[what] < bound for what, bound in least.items())]
+    visit.note(f"{theme}: diagrams that are hard to read", weak)
+    visit.note(f"{theme}: no diagram", "```mermaid" in markdown_of(name) and not diagrams)
+    figure = page.locator("article figure img:visible, article .cell_output img:visible").first
+    if figure.count():
+        paper, around = corners(page, figure)
+        strange = [c for c in paper if max(abs(x - y) for x, y in zip(c, around, strict=True)) > 6]
+        visit.note(f"{theme}: the paper of figures is not the page's {around}", strange)
+    else:
+        visit.note(f"{theme}: no figure", "**Figure.**" in markdown_of(name))
+
+
+def violations(page: Any) -> list[str]:
+    """What axe finds on an open page that is serious or worse."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = []
     for violation in Axe().run(page, **AXE).response["violations"]:
         if violation["impact"] in {"serious", "critical"} and violation["id"] not in ACCEPTED:
             where = [node["html"][:120] for node in violation["nodes"][:3]]
-            visit.violations.append(f"{violation['id']}: {violation['help']}: {where}")
-    page.context.close()
-    return visit
+            found.append(f"{violation['id']}: {violation['help']}: {where}")
+    return found
 
 
 def corners(page: Any, figure: Any) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
@@ -173,85 +205,35 @@ def corners(page: Any, figure: Any) -> tuple[list[tuple[int, ...]], tuple[int, .
     return [tuple(shot.getpixel(point)) for point in points], numbers
 
 
-@pytest.fixture(scope="session")
-def visits(browser: Any, site: Site, server: str) -> Any:
-    """`visits(page, theme)`: each page is opened once a theme, when the first test asks."""
-
-    @functools.cache
-    def visit(name: str, theme: str) -> Visit:
-        return look(browser, site.address(server, WAY[theme]), name, theme)
-
-    return visit
+EVERY = [*PAGES, "search", "genindex"]
+SPECIMENS = [*specimens(PAGES), "search"]
 
 
-each_page = pytest.mark.parametrize("page", [*PAGES, "search", "genindex"])
-each_theme = pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_construct_has_a_specimen() -> None:
+    """Pages of the book, few of them, on which everything stands that stands on any."""
+    every = set().union(*map(constructs, PAGES))
+    assert set().union(*map(constructs, SPECIMENS)) == every
+    assert {"$$", "table", "mermaid", "figure", "note", "hide-input", "parameters", "interactive dk"} <= every
+    assert len(SPECIMENS) <= 20
 
 
-@each_page
-@each_theme
-def test_nothing_is_requested_from_another_host(visits: Any, page: str, theme: str) -> None:
-    assert visits(page, theme).outside == []
+@pytest.mark.parametrize("page", EVERY)
+def test_page(browser: Any, site: Site, page: str) -> None:
+    """Every page, opened from disk, where a browser allows least."""
+    assert look(browser, site.html.as_uri(), page) == {}
 
 
-@each_page
-@each_theme
-def test_nothing_complains(visits: Any, page: str, theme: str) -> None:
-    assert visits(page, theme).complaints == []
+@pytest.mark.parametrize("page", SPECIMENS)
+def test_specimen_is_accessible(browser: Any, site: Site, server: str, page: str) -> None:
+    """One page with each construct, over http."""
+    assert look(browser, server, page, axe=True) == {}
 
 
-@each_page
-@each_theme
-def test_accessible(visits: Any, page: str, theme: str) -> None:
-    assert visits(page, theme).violations == []
-
-
-@each_page
-@each_theme
-def test_follows_the_system_theme(visits: Any, page: str, theme: str) -> None:
-    assert visits(page, theme).theme == theme
-
-
-@each_page
-@pytest.mark.parametrize("width", ["desktop", "phone"])
-def test_nothing_sticks_out_of_the_window(visits: Any, page: str, width: str) -> None:
-    assert visits(page, "light").sticking_out[width] == []
-
-
-@each_page
-def test_what_scrolls_on_a_phone_can_be_scrolled_by_keyboard(visits: Any, page: str) -> None:
-    assert visits(page, "light").unreachable == []
-
-
-@pytest.mark.parametrize("page", PAGES)
-@each_theme
-def test_formulas_are_set(visits: Any, page: str, theme: str) -> None:
-    formulas = visits(page, theme).formulas
-    assert [formula for formula in formulas if not formula["set"] or formula["error"]] == []
-    if "$$" in markdown_of(page):
-        assert formulas
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if "```mermaid" in markdown_of(page)])
-@each_theme
-def test_diagrams_can_be_read(visits: Any, page: str, theme: str) -> None:
-    diagrams = visits(page, theme).diagrams
-    assert diagrams
-    for diagram in diagrams:
-        assert diagram["words"] >= 4.5, diagram
-        assert diagram["arrows"] >= 3, diagram
-        assert diagram["size"] >= 10, diagram
-        assert diagram["width"] >= 100, diagram
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if "**Figure.**" in markdown_of(page)])
-@each_theme
-def test_figures_stand_on_the_page_itself(visits: Any, page: str, theme: str) -> None:
-    visit = visits(page, theme)
-    assert visit.paper
-    for colour in visit.paper:
-        distance = max(abs(a - b) for a, b in zip(colour, visit.page_colour, strict=True))
-        assert distance <= 6, f"the figure's paper is {colour}, the page is {visit.page_colour}"
+@pytest.mark.full
+@pytest.mark.parametrize("page", [page for page in EVERY if page not in SPECIMENS])
+def test_page_is_accessible(browser: Any, site: Site, server: str, page: str) -> None:
+    """The other pages, over http."""
+    assert look(browser, server, page, axe=True) == {}
 
 
 @pytest.mark.parametrize("way", ["http", "file"])
@@ -305,13 +287,11 @@ def test_the_guard_sees_a_request_that_leaves(browser: Any, site: Site, server: 
 
 def test_axe_sees_a_violation(browser: Any, site: Site, server: str) -> None:
     """The test of the tests: an image without alt text is serious to axe."""
-    from axe_playwright_python.sync_playwright import Axe
-
     page, _ = open_page(browser, server, "light")
     page.goto(f"{server}/{PAGES[0]}.html")
     page.evaluate(
         "document.querySelector('article').append(Object.assign(new Image(), {src: '../_static/favicon.svg'}))"
     )
-    found = {violation["id"] for violation in Axe().run(page, **AXE).response["violations"]}
-    assert "image-alt" in found
+    assert any(found.startswith("image-alt: ") for found in violations(page))
+    assert len(page.evaluate(IMAGES)) == 1
     page.context.close()

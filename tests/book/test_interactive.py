@@ -20,7 +20,7 @@ import torch
 from bookext.colab import colab_copy
 from bookext.interactive import INTERACTIVE, KINDS, page_json
 from bookext.repository import Place
-from bookkit import PAGES, ROOT, Site, build_book, caption, image, notebook, small_book
+from bookkit import PAGES, ROOT, Site, build_book, built_once, caption, image, notebook, small_book
 from test_in_browser import AXE, STICKING_OUT, UNREACHABLE, open_page
 
 from llm_core import figures
@@ -102,14 +102,15 @@ GOOD, BAD = "chapters/04_mathematics/01_good", "chapters/04_mathematics/02_bad"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    folder = tmp_path_factory.mktemp("interactive")
     pages = {
         f"{GOOD}.ipynb": notebook("# Good\n\n## First", *(interactive(*item) for item in EXAMPLES.items())),
         f"{BAD}.ipynb": notebook("# Bad\n\n## First", *(interactive(*item) for item in BROKEN)),
     }
-    status, log = build_book(small_book(folder / "book", pages), folder / "out")
-    assert status == 0, log
-    return Site(folder / "out/_build/html", status, log)
+    built = built_once(
+        tmp_path_factory, "interactive", lambda folder: build_book(small_book(folder / "book", pages), folder / "out")
+    )
+    assert built.status == 0, built.log
+    return built
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])

@@ -12,6 +12,9 @@ import nbformat
 import pytest
 from bookkit import BOOK_URL, CHAPTERS, NOTEBOOKS, PAGES, REPOSITORY, ROOT, Site, markdown_of
 
+# One process parses the pages, for all of these.
+pytestmark = pytest.mark.xdist_group("site")
+
 # Where a stock Jupyter Book fetches its scripts. No page may name them at all.
 CDN = re.compile(r"unpkg\.com|jsdelivr|cdnjs|googleapis|gstatic|thebe|plausible\.io|require(?:\.min)?\.js", re.I)
 

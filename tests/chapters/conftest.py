@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,25 @@ TITLE = "# A title\n\n**Cost:** about 5 s and 200 MB on two cores."
 PARAMETERS = "seed: int = 3  # where the numbers start"
 
 
+def write_notebook(folder: Path, *sources: str, name: str = "tiny.ipynb", prose: str = "") -> Path:
+    """A notebook in a folder, with a title, a parameters cell and the given code cells."""
+    cells: list[Any] = [new_markdown_cell(TITLE), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    if prose:
+        cells.append(new_markdown_cell(prose))
+    cells += [new_code_cell(source) for source in sources]
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_to() -> Callable[..., Path]:
+    """Writes a notebook into a folder."""
+    return write_notebook
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a notebook with a title, a parameters cell and the given code cells."""
-
-    def write_notebook(*sources: str, name: str = "tiny.ipynb", prose: str = "") -> Path:
-        cells: list[Any] = [new_markdown_cell(TITLE), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
-        if prose:
-            cells.append(new_markdown_cell(prose))
-        cells += [new_code_cell(source) for source in sources]
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(new_notebook(cells=cells), path)
-        return path
-
-    return write_notebook
+    """Writes a notebook into the test's own folder."""
+    return partial(write_notebook, tmp_path)

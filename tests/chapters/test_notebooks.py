@@ -43,7 +43,7 @@ def _font_cache():
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
 def test_fresh_outputs_are_the_stored_ones(path: Path):
     threads = int(os.environ.get("LLM_BOOK_THREADS", "1"))
-    portable = os.environ.get("LLM_BOOK_PORTABLE") == "1"
-    run = runs.validate(path, threads=threads, portable=portable)
+    portable, perturbed = (os.environ.get(f"LLM_BOOK_{name}") == "1" for name in ("PORTABLE", "PERTURBED"))
+    run = runs.validate(path, threads=threads, portable=portable, perturbed=perturbed)
     runs.record(run)
     assert run.ok, "\n".join([f"{run.notebook}:", *run.problems, run.output])

@@ -333,7 +333,7 @@ def test_every_file_is_watched(saved, tmp_path, name):
         read_sharded(path.parent)
 
 
-@pytest.mark.parametrize("where", ["_save_tensors", "_save_random", "_describe", "_publish", "_write", "_sync_folder"])
+@pytest.mark.parametrize("where", ["_save_tensors", "_save_random", "_describe", "_publish", "write_whole", "sync"])
 def test_a_process_that_ends_during_a_save_leaves_the_checkpoint_before(saved, tmp_path, monkeypatch, where):
     def end(*_args):
         raise KeyboardInterrupt

@@ -13,7 +13,11 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+<<<<<<< HEAD
 from work import EXERCISES, PARAMETERS, handed_in, learners_notebook, names
+=======
+from work import CHAPTERS, EXERCISES, PARAMETERS, handed_in, learners_notebook, names, wrong_solutions
+>>>>>>> main
 
 from llm_core.exercises import catalogue, runner
 from llm_core.exercises.catalogue import Exercise
@@ -65,6 +69,21 @@ def test_the_notebook_passes_with_the_solution_in_its_stub(exercise: Exercise, t
     assert any(MIME in output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", ()))
 
 
+<<<<<<< HEAD
+=======
+def test_the_notebook_as_it_is_given_out_is_not_started_and_a_mutant_is_named(tmp_path: Path):
+    handed_in(DOT, tmp_path / "ada.ipynb", wrong_solutions(DOT.name)["not_scaled"])
+    path = DOT.notebook(CHAPTERS)
+    assert path is not None
+    (tmp_path / "ben.ipynb").write_bytes(path.read_bytes())
+    ada, ben = runner.run_folder(tmp_path)
+    assert (ada.file, ada.status, ada.passed, ada.total) == ("ada.ipynb", "failed", 1, 7)
+    assert ada.message == "The scores are not divided by the square root of d_k."
+    assert (ben.file, ben.status) == ("ben.ipynb", "not started")
+    assert ben.parameters == PARAMETERS[DOT.name][0]
+
+
+>>>>>>> main
 @pytest.mark.parametrize("exercise", EXERCISES, ids=names)
 def test_the_learners_notebook_has_what_the_runner_needs(exercise: Exercise):
     made = learners_notebook(exercise)
@@ -223,6 +242,7 @@ def test_a_full_disk_leaves_the_old_copy_alone(tmp_path: Path, monkeypatch: pyte
     output = tmp_path / "out.ipynb"
     output.write_text("old")
 
+<<<<<<< HEAD
     def full(self: Path, *arguments: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -232,6 +252,17 @@ def test_a_full_disk_leaves_the_old_copy_alone(tmp_path: Path, monkeypatch: pyte
             runner._keep(new_notebook(), output)
     assert output.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
+=======
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match=r"out\.ipynb cannot be written: No space left on device"):
+            runner._keep(copy, output)
+    assert output.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"copy.ipynb", "out.ipynb"}
+>>>>>>> main
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0])

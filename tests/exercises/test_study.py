@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,8 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monke
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(study.csv.DictWriter, "writerows", full)
-    with pytest.raises(ValueError, match=r"cannot be written to .*No space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"table\.csv cannot be written: No space left"):
         write_table([{"a": "2"}], ["a"], table)
     assert table.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]

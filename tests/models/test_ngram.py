@@ -306,8 +306,8 @@ def test_a_smoothing_of_your_own_can_be_handed_in():
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_work_is_refused():
-    for n, size in ((0, V), (2, 0)):
-        with pytest.raises(ValueError, match=f"n={n}, vocab_size={size}"):
+    for n, size, name in ((0, V, "n"), (2, 0, "vocab_size")):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1: got 0"):
             NGramModel([[0]], n, vocab_size=size)
     for empty in ([], [[]], [[], []]):
         with pytest.raises(ValueError, match=f"got {len(empty)} texts"):

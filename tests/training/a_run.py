@@ -35,9 +35,9 @@ def main(folder: str, total: int, sleep: float = 0.0, kill_at: int = -1) -> None
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=11, context=8, n_layers=1, n_heads=2, d_model=8, dropout=0.2))
     optimizer, draws = AdamW(decay_groups(model, 0.1)), torch.Generator().manual_seed(1)
-    write = checkpoint._write_atomically
+    write = checkpoint.write_whole
     with Run(folder, model=model, optimizer=optimizer, generators={"batches": draws}, settings={"seed": 0}) as run:
-        checkpoint._write_atomically = lambda path, content: (
+        checkpoint.write_whole = lambda path, content: (
             half_a_file(content, kill_at, run.step),
             write(path, content),
         )

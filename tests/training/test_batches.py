@@ -55,9 +55,9 @@ def test_random_crops_depend_on_their_generator_alone():
 def test_random_crops_errors():
     with pytest.raises(ValueError, match="at least 7 tokens: got 6"):
         random_crops(torch.arange(6), 2, 6)
-    with pytest.raises(ValueError, match="batch_size=0, length=6"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1: got 0"):
         random_crops(torch.arange(9), 0, 6)
-    with pytest.raises(ValueError, match="batch_size=2, length=0"):
+    with pytest.raises(ValueError, match="length must be at least 1: got 0"):
         random_crops(torch.arange(9), 2, 0)
 
 
@@ -92,5 +92,5 @@ def test_epochs_are_shuffled_by_their_generator():
     assert first != second
     assert first == list(epoch(50, 8, generator=gen()))
     assert first[0] != list(range(8))
-    with pytest.raises(ValueError, match="batch_size=0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1: got 0"):
         list(epoch(5, 0))

@@ -11,9 +11,10 @@
     offline      nothing on a page names another host's script
     repository   launch, edit and issue buttons follow the clone's own remote
     colab        copies of the notebooks for Google Colab, beside the book
+    api          the reference of the package, linked with the chapters both ways
 
 `figures` and `colab` use `interactive`, `links` and `colab` use `markdown` (MyST to plain Markdown); `repository`
-says where all of it lives.
+says where all of it lives. `api` uses `docstrings` (to reStructuredText) and `usage` (who imports what).
 """
 
 from typing import Any
@@ -22,6 +23,7 @@ from sphinx.application import Sphinx
 
 from bookext import (
     admonitions,
+    api,
     bibliography,
     colab,
     figures,
@@ -36,6 +38,7 @@ from bookext import (
 
 PARTS = (
     mathjax, mermaid, figures, interactive, admonitions, links, bibliography, numbering, offline, repository, colab,
+    api,
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_core.exercises.exam import Exam, Mistake, generator, mistakes, positive, wrong
+from llm_core.exercises.exam import Exam, Mistake, generator, mistakes, positive, unchanged, wrong
 from llm_core.exercises.report import Report
 
 PAD = 0
@@ -378,7 +378,7 @@ def examine(clip: Any, training_step: Any, *, seed: int, n_parts: int, max_lengt
         if not isinstance(result, list | tuple) or len(result) != len(gradients):
             exam.unpack(result, ", ".join(f"gradient {k + 1}" for k in range(len(gradients))))
         got = [exam.tensor(gradient, "each gradient") for gradient in result]
-        if not all(torch.equal(a, b) for a, b in zip(gradients, given, strict=True)):
+        if not unchanged(gradients, given):
             raise wrong(
                 "input_changed",
                 "`clip` changes the gradients it is given.",
@@ -418,7 +418,7 @@ def examine(clip: Any, training_step: Any, *, seed: int, n_parts: int, max_lengt
         before = _weights(model)
         result = exam.call(_named(training_step, lambda: training_step(model, parts, optimizer, max_norm, PAD)))
         loss = exam.tensor(result, "the loss")
-        if not all(torch.equal(a, b) for a, b in zip(task.parts, parts, strict=True)):
+        if not unchanged(task.parts, parts):
             raise wrong("input_changed", "`training_step` changes the ids it is given.", about="training_step")
         right_loss, right_weights = reference(task, make, max_norm)
         fixed = {"task": task, "make": make, "stale": stale, "max_norm": max_norm}

@@ -24,9 +24,8 @@ def training_step(
         total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=pad_id, reduction="sum")
         (total / n_targets).backward()
         mean += total.detach() / n_targets
-    parameters = list(model.parameters())
-    clipped = clip([parameter.grad for parameter in parameters], max_norm)  # type: ignore[misc]
-    for parameter, gradient in zip(parameters, clipped, strict=True):
-        parameter.grad = gradient
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    for gradient, clipped in zip(gradients, clip(gradients, max_norm), strict=True):
+        gradient.copy_(clipped)
     optimizer.step()
     return mean

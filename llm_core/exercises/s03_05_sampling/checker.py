@@ -75,7 +75,7 @@ FILTERS = (
         "top_k_one_too_few",
         "Top-k rules out the k-th token itself.",
         "What is smaller than the k-th goes; the k-th stays.",
-        ({"k_more": -1},),
+        ({"k_more": -1}, {"k_cut": 1}),
     ),
     Mistake(
         "not_renormalised",
@@ -205,6 +205,7 @@ def variant(
     direction: str = "descending",
     places: str = "their own",
     k_more: int = 0,
+    k_cut: int = 0,
     mass: str = "shared out",
     axis: int = -1,
     across: str = "nothing",
@@ -221,7 +222,7 @@ def variant(
             return z
         if across == "all rows":
             return z.masked_fill(z < z.flatten().topk(min(top_k, z.numel())).values[-1], float("-inf"))
-        kth = z.topk(max(1, min(top_k + k_more, V)), dim=-1).values[:, -1:]
+        kth = z.topk(max(1, min(top_k + k_more, V) - k_cut), dim=-1).values[:, -1:]
         return z.masked_fill(z < (kth[:1] if across == "first row" else kth), float("-inf"))
 
     def cut_p(z: Tensor) -> Tensor:
@@ -397,7 +398,7 @@ def examine(
     with exam.part("logits that tie with the k-th"):
         tied = torch.tensor([[1.0, 3.0, 1.0, 2.0, 1.0, 0.0], [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]])
         got = exam.tensor(exam.call(next_token_probabilities, tied, 1.0, 3, None), "the probabilities")
-        if got.shape == tied.shape and torch.allclose(got[1].sort().values, torch.tensor([0, 0, 0, 1, 1, 1]) / 3):
+        if got.shape == tied.shape and exam.same(got[1].sort().values, torch.tensor([0, 0, 0, 1, 1, 1]) / 3):
             raise Wrong((TIES,))
         compare(tied, 1.0, 3, None)
     with exam.part("large logits, low temperature"):

@@ -4,6 +4,7 @@ played message by message, and of torch's `GradScaler`."""
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -237,6 +238,7 @@ def scale_variant(
     return torch.tensor(pair, dtype=torch.float64)
 
 
+@cache
 def played_ring(n_bytes: int, workers: int) -> float:
     """Bytes that one worker sends until all of them have the sum, counted message by message."""
     # What each worker knows of each chunk: whose parts are in it.

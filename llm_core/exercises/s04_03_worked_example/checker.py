@@ -165,12 +165,24 @@ def _numbers(source: torch.Generator, n_tokens: int, d_k: int, d_v: int, D: int 
     shapes = (n_tokens, d_k), (n_tokens, d_k), (n_tokens, d_v), (n_tokens, D), *[(2, D, E)] * 3, (2 * E, D)
     lowest = (-2, -2, 0, -2, -1, -1, -1, -2)
     highest = (3, 3, 9, 3, 2, 2, 2, 3)
-    return Numbers(
+    numbers = Numbers(
         *(
             torch.randint(low, high + 1, shape, generator=source).float()
             for shape, low, high in zip(shapes, lowest, highest, strict=True)
         )
     )
+    # The formula as it is printed has to work with every seed: exp(89) no longer fits into float32.
+    if _largest_score(numbers.Q, numbers.K) > 50:
+        numbers = numbers._replace(Q=numbers.Q.clamp(-1, 1), K=numbers.K.clamp(-1, 1))
+    if _largest_score(numbers.X @ numbers.W_Q, numbers.X @ numbers.W_K) > 50:
+        names = ("X", "W_Q", "W_K")
+        numbers = numbers._replace(**{name: getattr(numbers, name).clamp(-1, 1) for name in names})
+    return numbers
+
+
+def _largest_score(query: Tensor, key: Tensor) -> float:
+    """How far a scaled score is from zero."""
+    return float((query @ key.mT / query.shape[-1] ** 0.5).abs().max())
 
 
 def one_head_variant(

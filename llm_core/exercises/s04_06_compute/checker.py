@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -176,6 +177,13 @@ def modules(V: int, L: int, H: int, K: int, D: int, F: int) -> nn.ModuleDict:
         )
 
 
+@cache
+def counted_parameters(sizes: Sizes) -> int:
+    """How many numbers torch's modules hold."""
+    return sum(parameter.numel() for parameter in modules(*sizes).parameters())
+
+
+@cache
 def counted_flops(sizes: Sizes, T: int, S: int) -> int:
     """What torch's counter sees when T tokens pass through the products."""
     _, _, H, _, D, _ = sizes
@@ -320,7 +328,7 @@ def examine(
             ) from None
 
     def parameters(sizes: Sizes) -> None:
-        expected = sum(parameter.numel() for parameter in modules(*sizes).parameters())
+        expected = counted_parameters(sizes)
         got = exam.call(n_parameters, *sizes)
         names = dict(zip("VLHKDF", sizes, strict=True))
         count("the number of parameters", got, expected, mistakes(parameters_variant, PARAMETERS, **names))

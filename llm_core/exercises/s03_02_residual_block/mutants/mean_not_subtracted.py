@@ -1,8 +1,0 @@
-"""Is RMS norm with a bias."""
-
-from torch import Tensor
-
-
-def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Layer norm, wrong in one place."""
-    return x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt() * gain + bias

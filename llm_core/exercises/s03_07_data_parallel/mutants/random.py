@@ -1,9 +1,0 @@
-"""Random numbers of the right shape."""
-
-import torch
-from torch import Tensor
-
-
-def all_reduce_mean(gradients: Tensor, counts: Tensor) -> Tensor:
-    """The exchange, wrong in one place."""
-    return torch.rand_like(gradients)

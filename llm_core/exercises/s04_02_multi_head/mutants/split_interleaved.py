@@ -1,9 +1,0 @@
-"""Cuts the columns into (E, H)."""
-
-from torch import Tensor
-
-
-def split_heads(x: Tensor, n_heads: int) -> Tensor:
-    """The heads of x, wrong in one place."""
-    B, T, D = x.shape
-    return x.reshape(B, T, D // n_heads, n_heads).permute(0, 3, 1, 2)

@@ -1,1 +1,0 @@
-"""Wrong solutions, one usual mistake each; the file is named after it."""

@@ -1,9 +1,0 @@
-"""Takes exp() before the mean."""
-
-import math
-
-
-def perplexity(losses: list[list[float]]) -> float:
-    """The perplexity, wrong in one place."""
-    each = [math.exp(loss) for batch in losses for loss in batch]
-    return sum(each) / len(each)

@@ -1,6 +1,0 @@
-"""Takes no notice of grouped queries."""
-
-
-def cache_bytes(L: int, H: int, K: int, D: int, S: int, number: int) -> int:
-    """Wrong in one place."""
-    return 2 * L * H * (D // H) * S * number

@@ -1,6 +1,0 @@
-"""Takes the whole width for each head."""
-
-
-def cache_bytes(L: int, H: int, K: int, D: int, S: int, number: int) -> int:
-    """Wrong in one place."""
-    return 2 * L * K * D * S * number
