@@ -12,6 +12,7 @@ means to. This is a tool for learning; give it notebooks of strangers only insid
 from __future__ import annotations
 
 import ast
+import inspect
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +34,7 @@ from papermill.exceptions import PapermillExecutionError  # type: ignore[import-
 from papermill.execute import execute_notebook  # type: ignore[import-untyped]
 from papermill.inspection import inspect_notebook  # type: ignore[import-untyped]
 
+from llm_core.exercises import catalogue
 from llm_core.exercises.kernels import ONE_THREAD, ForkServer, Kernel
 from llm_core.exercises.report import MIME
 from llm_core.files import NotWritten, write_whole
@@ -131,6 +134,40 @@ def parameters_of(notebook: NotebookNode) -> dict[str, dict[str, str]]:
     }
 
 
+def defaults_of(notebook: NotebookNode) -> dict[str, Any]:
+    """The values that the notebook's parameters cell gives, of those that are written as literals."""
+    values = {}
+    for name, entry in parameters_of(notebook).items():
+        with suppress(ValueError):
+            values[name] = literal(entry["default"])
+    return values
+
+
+def check_range(exercise: str, values: Mapping[str, Any]) -> None:
+    """Refuse parameters that the exercise cannot be checked with, before a kernel starts.
+
+    Raises:
+        ValueError: the checker refuses them.
+    """
+    known = {found.name: found for found in catalogue.exercises()}
+    if exercise not in known:
+        return
+    functions = [function.name for function in known[exercise].spec.functions]
+    wanted = inspect.signature(known[exercise].checker().examine).parameters
+    if set(wanted) != {*functions, *values}:
+        return  # a check cell of the learner's own; the check itself will say what it thinks of it
+
+    def reached(*arguments: Any, **options: Any) -> Any:
+        raise _Reached
+
+    with suppress(_Reached):  # the checker has nothing against them: it has got as far as calling a function
+        catalogue.check(exercise, **dict.fromkeys(functions, reached), **values)
+
+
+class _Reached(BaseException):
+    """Goes through every `except Exception`."""
+
+
 def typed(given: Mapping[str, str], notebook: NotebookNode) -> dict[str, Any]:
     """Parameters from the command line as values of the notebook's types.
 
@@ -199,6 +236,8 @@ def run(
     if not exercise:
         return _result(path, "", "error", 'This notebook has no check cell: check("NN/name", ...) is missing.')
     values = typed(parameters or {}, notebook)
+    if values:
+        check_range(exercise, {**defaults_of(notebook), **values})
     n_cells = len(notebook.cells)
     for variant in variants:
         notebook.cells.append(_again(notebook, variant))
@@ -430,15 +469,9 @@ def _keep(executed: NotebookNode, output: Path) -> None:
     """Put the executed copy in its place, whole or not at all."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-<<<<<<< HEAD
-        write_whole(output, nbformat.writes(executed))
-    except (OSError, NotWritten) as error:
-        raise ValueError(f"the executed copy cannot be kept: {error}") from error
-=======
     except OSError as error:
         raise NotWritten(output, error.strerror or str(error)) from error
-    write_whole(output, copy.read_bytes())
->>>>>>> main
+    write_whole(output, nbformat.writes(executed))
 
 
 def check_writable(folder: Path) -> None:

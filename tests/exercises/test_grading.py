@@ -15,11 +15,14 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from work import CHAPTERS, PARAMETERS, handed_in, wrong_solutions
 
-from llm_core.exercises import grading, runner
+from llm_core.exercises import catalogue, grading, runner
 from llm_core.exercises.class_page import class_page
 from llm_core.exercises.grading import Row, Submission, Variants, grade, submissions
 from llm_core.exercises.report import MIME
+
+DOT = catalogue.find("04/01_dot_product_attention")
 
 # Stands for the package in notebooks that are about grading.
 PRETEND = f'''
@@ -56,6 +59,23 @@ def graded(folder: Path, **options: Any) -> dict[str, Row]:
 
 
 # --- every file ends as a row ---
+
+
+def test_the_notebook_as_it_is_given_out_is_not_started_and_a_mistake_is_named(tmp_path: Path):
+    folder = tmp_path / "x"
+    handed_in(DOT, folder / "ada.ipynb", wrong_solutions(DOT.name)["not_scaled"])
+    handed_in(DOT, folder / "cyd.ipynb", DOT.solution)
+    path = DOT.notebook(CHAPTERS)
+    assert path is not None
+    (folder / "ben.ipynb").write_bytes(path.read_bytes())
+    rows = graded(folder, variants=Variants(1, "x"))
+    assert {file: row["status"] for file, row in rows.items()} == {
+        "ada.ipynb": "failed", "ben.ipynb": "not started", "cyd.ipynb": "passed",
+    }  # fmt: skip
+    assert rows["ada.ipynb"]["message"] == "The scores are not divided by the square root of d_k."
+    assert "not_scaled" in rows["ada.ipynb"]["findings"]
+    assert rows["cyd.ipynb"]["variants"] == ["passed"]
+    assert rows["ben.ipynb"]["parameters"] == PARAMETERS[DOT.name][0]
 
 
 def test_whatever_goes_wrong_stays_in_its_row(tmp_path: Path):

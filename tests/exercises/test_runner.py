@@ -13,11 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-<<<<<<< HEAD
 from work import EXERCISES, PARAMETERS, handed_in, learners_notebook, names
-=======
-from work import CHAPTERS, EXERCISES, PARAMETERS, handed_in, learners_notebook, names, wrong_solutions
->>>>>>> main
 
 from llm_core.exercises import catalogue, runner
 from llm_core.exercises.catalogue import Exercise
@@ -69,21 +65,6 @@ def test_the_notebook_passes_with_the_solution_in_its_stub(exercise: Exercise, t
     assert any(MIME in output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", ()))
 
 
-<<<<<<< HEAD
-=======
-def test_the_notebook_as_it_is_given_out_is_not_started_and_a_mutant_is_named(tmp_path: Path):
-    handed_in(DOT, tmp_path / "ada.ipynb", wrong_solutions(DOT.name)["not_scaled"])
-    path = DOT.notebook(CHAPTERS)
-    assert path is not None
-    (tmp_path / "ben.ipynb").write_bytes(path.read_bytes())
-    ada, ben = runner.run_folder(tmp_path)
-    assert (ada.file, ada.status, ada.passed, ada.total) == ("ada.ipynb", "failed", 1, 7)
-    assert ada.message == "The scores are not divided by the square root of d_k."
-    assert (ben.file, ben.status) == ("ben.ipynb", "not started")
-    assert ben.parameters == PARAMETERS[DOT.name][0]
-
-
->>>>>>> main
 @pytest.mark.parametrize("exercise", EXERCISES, ids=names)
 def test_the_learners_notebook_has_what_the_runner_needs(exercise: Exercise):
     made = learners_notebook(exercise)
@@ -187,6 +168,19 @@ def test_a_parameter_that_cannot_be_is_refused(cell: str, given: dict[str, str],
     assert message in str(error.value)
 
 
+def test_parameters_out_of_range_are_refused_before_a_kernel_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(runner, "execute", lambda *a: pytest.fail("it was run"))
+    for exercise in EXERCISES:
+        path = handed_in(exercise, tmp_path / "x.ipynb", exercise.solution)
+        with pytest.raises(ValueError, match="seed must be a whole number from 0 on, got -1"):
+            runner.run(path, {"seed": "-1"})
+        defaults = PARAMETERS[exercise.name][0]
+        runner.check_range(exercise.name, defaults)
+        size = next(name for name in defaults if isinstance(defaults[name], int) and name != "seed")
+        with pytest.raises(ValueError, match=size):
+            runner.run(path, {size: "0"})
+
+
 # --- where the executed copy goes ---
 
 
@@ -242,27 +236,15 @@ def test_a_full_disk_leaves_the_old_copy_alone(tmp_path: Path, monkeypatch: pyte
     output = tmp_path / "out.ipynb"
     output.write_text("old")
 
-<<<<<<< HEAD
-    def full(self: Path, *arguments: Any, **options: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        with pytest.raises(ValueError, match="No space left on device"):
-            runner._keep(new_notebook(), output)
-    assert output.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
-=======
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(ValueError, match=r"out\.ipynb cannot be written: No space left on device"):
-            runner._keep(copy, output)
+            runner._keep(new_notebook(), output)
     assert output.read_text() == "old"
-    assert {path.name for path in tmp_path.iterdir()} == {"copy.ipynb", "out.ipynb"}
->>>>>>> main
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0])
