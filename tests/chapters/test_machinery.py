@@ -374,6 +374,8 @@ def test_the_report_lists_each_run(tmp_path: Path):
     lines = runs.table(kept, {"chapters/a.ipynb": (20, 400)}).splitlines()
     assert "took more" in lines[1]
     assert "over 90 s" in lines[1]
+    assert [line.split()[3] for line in lines[1:3]] == ["-10", "86"]
+    assert "52.0 s on average" in lines[3]
     assert "took more" not in lines[2]
     assert lines[3].split()[:3] == ["2", "notebooks", "104.0"]
 
