@@ -112,6 +112,7 @@ def open_page(browser: Any, base: str, theme: str) -> tuple[Any, Visit]:
     """A page of a fresh visitor, which notes every complaint and lets no request leave."""
     visit = Visit()
     context = browser.new_context(viewport=DESKTOP, color_scheme=theme)
+    context.set_default_timeout(120_000)  # beside other tests, on an old machine, a long chapter takes its time
     page = context.new_page()
 
     def guard(route: Any) -> None:
