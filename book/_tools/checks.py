@@ -108,6 +108,12 @@ def phases() -> list[Phase]:
         Phase("format", "ruff format --check", True, command=[python, "-m", "ruff", "format", "--check", "."]),
         Phase("types", "mypy", True, command=[python, "-m", "mypy"]),
         Phase(
+            "names",
+            "mypy over tests and benchmarks",
+            True,
+            command=[python, "-m", "mypy", "--config-file", "tests/mypy.ini"],
+        ),
+        Phase(
             "project",
             "import contract, lock, committed notebooks",
             True,

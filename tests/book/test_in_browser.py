@@ -203,7 +203,8 @@ def corners(page: Any, figure: Any) -> tuple[list[tuple[int, ...]], tuple[int, .
     points = [(3, 3), (width - 4, 3), (3, height - 4), (width - 4, height - 4)]
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     numbers = tuple(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
-    return [tuple(shot.getpixel(point)) for point in points], numbers
+    pixels: Any = shot.load()
+    return [pixels[point] for point in points], numbers
 
 
 EVERY = [*PAGES, "search", "genindex"]

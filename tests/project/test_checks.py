@@ -69,6 +69,18 @@ def test_before_a_commit_runs_what_the_quick_phases_run():
     assert re.search(hooks["notebooks"]["files"], "chapters/03_x/exercises/01_y.ipynb")
 
 
+@pytest.mark.parametrize("config", ["pyproject.toml", "tests/mypy.ini"])
+def test_a_name_that_is_not_there_fails_the_types(tmp_path: Path, config: str):
+    used = [phase.command for phase in checks.phases() if "mypy" in phase.command]
+    assert any(config in command for command in used) or config == "pyproject.toml"
+    program = tmp_path / "program.py"
+    program.write_text("def f(x: int) -> int:\n    return x + not_there\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", config, f"--cache-dir={tmp_path / 'cache'}", str(program)]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 1, answer.stderr
+    assert "[name-defined]" in answer.stdout
+
+
 def test_doctests_run_once():
     assert not [phase.name for phase in checks.phases() if "--doctest-modules" in phase.pytest]
     assert (ROOT / "tests" / "test_doctests.py").is_file()
