@@ -16,13 +16,15 @@ TOOLS := book/_tools
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env book test test-portable lab notebooks lock clean distclean
+.PHONY: help env book test test-all test-portable test-perturbed lab notebooks lock clean distclean
 
 help:
 	@echo "make book            install what is needed into .venv and build the book into _build/html"
 	@echo "make lab             open the notebooks in JupyterLab"
 	@echo "make test            everything that CI checks (ONLY=units,lint picks phases; KEEP_GOING=1)"
+	@echo "make test-all        the same, and what is too slow for every change (CI runs it once a week)"
 	@echo "make test-portable   the notebooks again, as on another processor (THREADS=2 for two threads)"
+	@echo "make test-perturbed  the notebooks again, every matrix product off in its last place (NB=path for one)"
 	@echo "make notebooks       run the committed notebooks again and store their outputs (NB=path for one)"
 	@echo "make env             only the environment in .venv (PYTHON=python3.12 picks the Python)"
 	@echo "make lock            refresh requirements.lock from pyproject.toml"
@@ -38,8 +40,14 @@ book: env
 test: env
 	@$(PY) $(TOOLS)/checks.py $(if $(ONLY),--only "$(ONLY)") $(if $(KEEP_GOING),--keep-going)
 
+test-all: env
+	@$(PY) $(TOOLS)/checks.py --all $(if $(KEEP_GOING),--keep-going)
+
 test-portable: env
-	@LLM_BOOK_THREADS=$(or $(THREADS),1) $(PY) $(TOOLS)/checks.py --only notebooks --portable
+	@LLM_BOOK_THREADS=$(or $(THREADS),1) $(PY) $(TOOLS)/checks.py --only portable $(if $(NB),--notebook "$(NB)")
+
+test-perturbed: env
+	@$(PY) $(TOOLS)/checks.py --only perturbed $(if $(NB),--notebook "$(NB)")
 
 lab: env
 	@$(PY) $(TOOLS)/lab.py

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
 
 import jaxtyping
 import pytest
@@ -28,7 +27,9 @@ def unchecked() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI a browser test that is skipped has failed: there, Chromium is to be had."""
     report = yield
     if report.skipped and item.get_closest_marker("browser") and os.environ.get("CI", "").lower() == "true":

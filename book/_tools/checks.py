@@ -1,7 +1,8 @@
 """Everything that CI checks, in phases: the quick ones first, so that a slip is known in seconds.
 
-When a quick phase fails, the long ones are not begun (`KEEP_GOING=1` begins them). At the end come one
-line a phase and one line a notebook; the same numbers are in `_build/reports` as JSON.
+When a quick phase fails, the long ones are not begun (`KEEP_GOING=1` begins them). At the end come one line a
+notebook, one an exercise and one a phase, and what is left of the budget; the same numbers are in `_build/reports` as
+JSON. `--all` adds what is too slow for every change: a scheduled workflow runs it once a week.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,6 +26,9 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "_build" / "reports"
+
+# What all phases may take on two cores once the book has all its chapters, without those that `--all` adds.
+MINUTES = 45.0
 
 
 def workers() -> int:
@@ -66,15 +71,48 @@ def find_browser() -> None:
         os.environ[chromium.VARIABLE] = found
 
 
-def phases(portable: bool = False) -> list[Phase]:
-    """Every phase, in the order in which they run."""
+def side_by_side(how: str = "worksteal") -> list[str]:
+    """Arguments of pytest for several processes, and how they share the tests."""
+    return ["-n", str(workers()), "--dist", how]
+
+
+def notebook_phase(name: str = "notebooks", how: str = "", **env: str) -> Phase:
+    """The notebooks, run anew, the longest first (tests/chapters/conftest.py), and the tests of what runs them."""
+    # A process gets one at a time, when it is free.
+    arguments = [*side_by_side("load"), "--maxschedchunk", "1", "-m", "slow"]
+    tests = "tests/chapters/test_notebooks.py" if env else "tests/chapters"
+    what = "fresh outputs against stored ones" + how
+    return Phase(name, what, pytest=[tests, *arguments], before=None if env else forget_runs, env=env)
+
+
+def book_phase(name: str, what: str, marks: str) -> Phase:
+    """Tests of the built book. Those that share what is dear (a parsed site, a JupyterLab) go to one process."""
+    return Phase(name, what, pytest=["tests/book", *side_by_side("loadgroup"), "-m", marks], before=find_browser)
+
+
+def extra_phases() -> list[Phase]:
+    """What `make test` leaves out and `make test-all` adds."""
+    return [
+        notebook_phase("portable", ", as on another processor", LLM_BOOK_PORTABLE="1"),
+        notebook_phase("perturbed", ", each matrix product a few units off", LLM_BOOK_PERTURBED="1"),
+        book_phase("full", "every page before axe, every notebook in JupyterLab", "full"),
+    ]
+
+
+def phases() -> list[Phase]:
+    """Every phase of `make test`, in the order in which they run."""
     python = sys.executable
-    side_by_side = ["-n", str(workers()), "--dist", "worksteal"]
     separate = ["project", "chapters", "exercises", "book"]
     return [
         Phase("lint", "ruff check", True, command=[python, "-m", "ruff", "check", "--quiet", "."]),
         Phase("format", "ruff format --check", True, command=[python, "-m", "ruff", "format", "--check", "."]),
         Phase("types", "mypy", True, command=[python, "-m", "mypy"]),
+        Phase(
+            "names",
+            "mypy over tests and benchmarks",
+            True,
+            command=[python, "-m", "mypy", "--config-file", "tests/mypy.ini"],
+        ),
         Phase(
             "project",
             "import contract, lock, committed notebooks",
@@ -84,22 +122,16 @@ def phases(portable: bool = False) -> list[Phase]:
         Phase(
             "units",
             "unit tests and doctests, shapes checked at run time",
-            pytest=["tests", "llm_core", "--doctest-modules", *side_by_side, "-m", "not slow and not browser"]
+            pytest=["tests", *side_by_side(), "-m", "not slow and not browser"]
             + [f"--ignore=tests/{folder}" for folder in separate],
         ),
-        Phase("exercises", "solutions, stubs and mutants", pytest=["tests/exercises", *side_by_side]),
-        Phase(
-            "notebooks",
-            "fresh outputs against stored ones" + (", as on another processor" if portable else ""),
-            pytest=["tests/chapters", *side_by_side, "-m", "slow"],
-            before=forget_runs,
-            env={"LLM_BOOK_PORTABLE": "1"} if portable else {},
-        ),
-        Phase("book", "the built book in a browser", pytest=["tests/book"], before=find_browser),
+        Phase("exercises", "solutions, stubs and mutants", pytest=["tests/exercises", *side_by_side()]),
+        notebook_phase(),
+        book_phase("book", "the built book in a browser", "not full"),
         Phase(
             "slow",
             "installation, other long tests",
-            pytest=["tests", *side_by_side, "-m", "slow"] + [f"--ignore=tests/{folder}" for folder in separate[1:]],
+            pytest=["tests", *side_by_side(), "-m", "slow"] + [f"--ignore=tests/{folder}" for folder in separate[1:]],
         ),
     ]
 
@@ -121,6 +153,18 @@ def counts(report: Path) -> tuple[int, int, int]:
             totals[name] += int(suite.get(name, 0))
     failed = totals["failures"] + totals["errors"]
     return totals["tests"] - failed - totals["skipped"], failed, totals["skipped"]
+
+
+def exercises(report: Path) -> dict[str, tuple[int, float]]:
+    """For each exercise, by its name, how many tests it has and how many seconds they took, the dearest first."""
+    found: dict[str, tuple[int, float]] = {}
+    if report.is_file():
+        for case in ElementTree.parse(report).getroot().iter("testcase"):
+            named = re.search(r"\[(?:.*-)?(\d\d/\d\d_\w+)", case.get("name", ""))
+            name = named[1] if named else "of all together"
+            tests, seconds = found.get(name, (0, 0.0))
+            found[name] = (tests + 1, seconds + float(case.get("time", 0)))
+    return dict(sorted(found.items(), key=lambda item: -item[1][1]))
 
 
 def run(phase: Phase) -> Outcome:
@@ -164,6 +208,13 @@ def summary(outcomes: list[Outcome], left_out: list[str]) -> None:
                 labels[run_["notebook"]] = label
         print("\n" + runs.table(kept, labels))
         (REPORTS / "notebooks.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    each = exercises(REPORTS / "exercises.xml")
+    if each and any(outcome.phase == "exercises" for outcome in outcomes):
+        print(f"\n{'exercise':58} {'tests':>5} {'seconds':>8}")
+        for name, (tests, seconds) in each.items():
+            print(f"{name:58} {tests:5d} {seconds:8.1f}")
+        rows = [{"exercise": name, "tests": tests, "seconds": seconds} for name, (tests, seconds) in each.items()]
+        (REPORTS / "exercises.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(f"\n{'phase':12} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
     for outcome in outcomes:
         mark = "" if outcome.status == 0 else "   FAILED"
@@ -177,6 +228,9 @@ def summary(outcomes: list[Outcome], left_out: list[str]) -> None:
     (REPORTS / "checks.json").write_text(
         json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n", encoding="utf-8"
     )
+    extra = {phase.name for phase in extra_phases()}
+    minutes = sum(outcome.seconds for outcome in outcomes if outcome.phase not in extra) / 60
+    print(f"\n{minutes:.1f} of {MINUTES:.0f} minutes; {MINUTES - minutes:.1f} are left for the chapters to come")
     passed, failed, skipped = (sum(getattr(o, what) for o in outcomes) for what in ("passed", "failed", "skipped"))
     print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
 
@@ -186,19 +240,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="phases to run, separated by commas")
     parser.add_argument("--keep-going", action="store_true", help="begin the long phases even when a quick one failed")
-    parser.add_argument("--portable", action="store_true", help="notebooks as on another processor")
+    parser.add_argument("--all", action="store_true", help="also what is too slow for every change")
+    parser.add_argument("--notebook", default="", help="where notebooks are run, only this one")
     arguments = parser.parse_args()
-    chosen = phases(arguments.portable)
+    os.environ["LLM_BOOK_NOTEBOOK"] = arguments.notebook
+    every = [*phases(), *extra_phases()]
     names = [name.strip() for name in arguments.only.split(",") if name.strip()]
-    unknown = set(names) - {phase.name for phase in chosen}
+    unknown = set(names) - {phase.name for phase in every}
     if unknown:
         print(
-            f"There is no phase {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in chosen)}.",
+            f"There is no phase {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in every)}.",
             file=sys.stderr,
         )
         return 2
-    if names:
-        chosen = [phase for phase in chosen if phase.name in names]
+    chosen = [phase for phase in every if phase.name in names] if names else every if arguments.all else phases()
     outcomes: list[Outcome] = []
     left_out: list[str] = []
     try:

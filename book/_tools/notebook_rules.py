@@ -55,6 +55,14 @@ ADMONITIONS = {"note", "tip", "warning", "important", "dropdown"}
 ROLES = {"eq"}
 FENCES = {"mermaid"}
 
+# What the page shows of a line of code or of printed text, on a window of common width.
+COLUMNS = 76
+# More imports than this are a wall before the first thought.
+SHOWN_IMPORTS = 6
+# MyST-NB folds a cell with one of these; the second leaves its output in view.
+FOLDED = {"hide-cell", "hide-input"}
+FOLDED_INPUT = {"hide-input", "remove-input"}
+
 COST = re.compile(r"\bcost\b", re.IGNORECASE)
 COST_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(seconds?|s|minutes?|min)\b")
 COST_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|MiB|GiB)\b")
@@ -249,6 +257,98 @@ def parameter_problems(notebook: Notebook) -> Iterator[str]:
             yield f"the parameter {shown!r} has no help: a comment behind it"
 
 
+_BARE_TRUTH = re.compile(r"(?:.*[:=?])?\s*(?:True|False)")
+_ARTICLE = re.compile(r"\bthe article\b", re.IGNORECASE)
+_ARTICLES_OWN = re.compile(r"^#+ Where the article", re.MULTILINE)
+
+
+def _statements(source: str) -> list[ast.stmt]:
+    """The statements of a cell; none where it is not plain Python (a magic, a shell command)."""
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []
+
+
+def _called(node: ast.AST) -> str:
+    """The last name of what a call calls, and nothing for what is no call."""
+    if not isinstance(node, ast.Call):
+        return ""
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _imports(statement: ast.stmt) -> bool:
+    """Whether a statement imports, or sets the figures' style, which one does beside."""
+    if isinstance(statement, ast.Expr):
+        return _called(statement.value) == "use_style"
+    return isinstance(statement, (ast.Import, ast.ImportFrom))
+
+
+def _asserts(statement: ast.stmt) -> bool:
+    """Whether a statement does nothing but assert, in loops or without."""
+    if isinstance(statement, ast.Expr):
+        return _called(statement.value).startswith("assert_")
+    if isinstance(statement, (ast.For, ast.If, ast.With)):
+        inner = [*statement.body, *getattr(statement, "orelse", [])]
+        return all(map(_asserts, inner))
+    return isinstance(statement, ast.Assert)
+
+
+def code_problems(cell: Cell, *, shows: bool) -> Iterator[str]:
+    """What of a chapter's code stands in its reader's way. `shows`: `show` is that of llm_core.figures."""
+    tags = set(cell.metadata.get("tags", []))
+    statements = _statements(cell.source)
+    # An address cannot be broken.
+    long = [str(n) for n, line in enumerate(cell.source.splitlines(), 1) if len(line) > COLUMNS and "://" not in line]
+    if long:
+        yield f"code of more than {COLUMNS} columns, in line {', '.join(long)}"
+    lines = len(cell.source.strip().splitlines())
+    if statements and all(map(_imports, statements)) and lines > SHOWN_IMPORTS and not tags & FOLDED:
+        yield f"{lines} lines of imports, more than {SHOWN_IMPORTS}, are folded: the tag hide-cell"
+    others = [statement for statement in statements if not isinstance(statement, (ast.Import, ast.ImportFrom))]
+    if others and all(map(_asserts, others)) and not cell.get("outputs") and not tags & FOLDED:
+        yield "a cell that only asserts is folded: the tag hide-cell"
+    called = {_called(node) for statement in statements for node in ast.walk(statement)}
+    drawn = any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {}))
+    if shows and "show" in called and drawn and not tags & FOLDED_INPUT:
+        yield "code that draws a figure is folded, and the figure stays: the tag hide-input"
+    if "getsource" in called:
+        yield "getsource prints docstring and all: show_source of llm_core.figures prints a function's body"
+    if UNCOMPARED not in tags:
+        for text in (text for output in cell.get("outputs", []) for text in _printed(output)):
+            for line in text.splitlines():
+                if _BARE_TRUTH.fullmatch(line):
+                    yield f"it prints {line.strip()!r}: print what was measured, and keep the bound in an assert"
+            widest = max(map(len, text.splitlines()), default=0)
+            if widest > COLUMNS:
+                yield f"it prints {widest} columns; the page shows {COLUMNS} (table of llm_core.figures makes a table)"
+
+
+def _printed(output: Any) -> Iterator[str]:
+    """What an output shows as plain text."""
+    if output.output_type == "stream":
+        yield _joined(output.text)
+    elif set(output.get("data", {})) == {"text/plain"}:
+        yield _joined(output.data["text/plain"])
+
+
+def reading_problems(notebook: Notebook) -> Iterator[str]:
+    """What of a chapter stands in its reader's way, though it is all true."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shows = any(re.search(r"from llm_core\.figures import [^#]*\bshow\b", cell.source) for cell in code)
+    own = False
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type == "code":
+            yield from (f"cell {number}: {problem}" for problem in code_problems(cell, shows=shows))
+        elif cell.cell_type == "markdown":
+            start = _ARTICLES_OWN.search(cell.source)
+            before = "" if own else cell.source[: start.start()] if start else cell.source
+            own = own or start is not None
+            if _ARTICLE.search(before):
+                yield f"cell {number}: the article is named before the section that says where it went wrong"
+
+
 _FENCED = re.compile(
     r"^(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)\n.*?^ {0,3}(?P=fence)[`~]*[ ]*$", re.M | re.S
 )
@@ -329,6 +429,7 @@ def problems(notebook: Notebook, path: Path, text: str | None = None) -> list[st
     else:
         if not any(cell.get("outputs") for cell in code):
             found.append("no output is stored: make notebooks NB=... runs it")
+        found.extend(reading_problems(notebook))
         if cost_label(notebook) is None:
             found.append("no cost label in the first cells, like: **Cost:** about 10 s and 500 MB on two cores.")
     # Last, so that a notebook with real trouble says that first.

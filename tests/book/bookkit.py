@@ -23,6 +23,8 @@ from filelock import FileLock
 from llm_core.figures import tables
 
 ROOT = Path(__file__).resolve().parents[2]
+# Building the whole book may take so long, on a slow and busy machine.
+BUILD_SECONDS = 900
 LAUNCH = "from jupyter_book.cli.main import main; main()"
 
 # The clone that the tests pretend to be in, so that launch buttons can be looked at.
@@ -118,7 +120,7 @@ def build_book(source: Path, out: Path, **environment: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=BUILD_SECONDS,
     )
     return result.returncode, re.sub(r"\x1b\[[\d;]*m", "", result.stdout)
 

@@ -17,7 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 for folder in ("tests/book", "book/_ext", "book/_tools"):
     sys.path.insert(0, str(ROOT / folder))
 
-from bookkit import BOOK_URL, REPOSITORY, Site, build_book, built_once  # noqa: E402
+from bookkit import BOOK_URL, BUILD_SECONDS, REPOSITORY, Site, build_book, built_once  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test of the site comes first builds it, and those beside it wait: they have longer."""
+    for item in items:
+        if "site" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(2 * BUILD_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -112,6 +112,7 @@ def open_page(browser: Any, base: str, theme: str) -> tuple[Any, Visit]:
     """A page of a fresh visitor, which notes every complaint and lets no request leave."""
     visit = Visit()
     context = browser.new_context(viewport=DESKTOP, color_scheme=theme)
+    context.set_default_timeout(120_000)  # beside other tests, on an old machine, a long chapter takes its time
     page = context.new_page()
 
     def guard(route: Any) -> None:
@@ -202,7 +203,8 @@ def corners(page: Any, figure: Any) -> tuple[list[tuple[int, ...]], tuple[int, .
     points = [(3, 3), (width - 4, 3), (3, height - 4), (width - 4, height - 4)]
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     numbers = tuple(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
-    return [tuple(shot.getpixel(point)) for point in points], numbers
+    pixels: Any = shot.load()
+    return [pixels[point] for point in points], numbers
 
 
 EVERY = [*PAGES, "search", "genindex"]

@@ -212,8 +212,8 @@ def test_no_third_party_script_is_committed() -> None:
     )  # fmt: skip
     if listed.returncode:
         pytest.skip("not a git checkout")
-    ours = ("book.css", "book.js", "interactive.css", "interactive.js")
-    ours += ("interactive/attention.js", "interactive/dk.js", "interactive/sampling.js")
+    ours = ["book.css", "book.js", "interactive.css", "interactive.js"]
+    ours += ["interactive/attention.js", "interactive/dk.js", "interactive/sampling.js"]
     assert {Path(name) for name in listed.stdout.split()} <= {Path("book/_static", name) for name in ours}
 
 

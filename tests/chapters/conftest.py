@@ -19,6 +19,20 @@ TITLE = "# A title\n\n**Cost:** about 5 s and 200 MB on two cores."
 PARAMETERS = "seed: int = 3  # where the numbers start"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks that promise to take long come first: processes that share them then end together."""
+    import notebook_rules as rules
+
+    def promised(item: pytest.Item) -> float:
+        path = item.callspec.params.get("path") if hasattr(item, "callspec") else None
+        if not isinstance(path, Path) or item.get_closest_marker("slow") is None:
+            return 0.0
+        label = rules.cost_label(rules.read(path))
+        return label[0] if label else 0.0
+
+    items.sort(key=promised, reverse=True)
+
+
 def write_notebook(folder: Path, *sources: str, name: str = "tiny.ipynb", prose: str = "") -> Path:
     """A notebook in a folder, with a title, a parameters cell and the given code cells."""
     cells: list[Any] = [new_markdown_cell(TITLE), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]

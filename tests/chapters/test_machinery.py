@@ -37,19 +37,21 @@ height = [1.0, 2.0, 4.0]
 fig, ax = plt.subplots()
 ax.plot(height)
 show(fig, alt="a rising line", caption="It rises.")"""
-INTERACTIVE = FIGURE.replace("show(fig,", 'show(fig, interactive=Interactive("dk", {"height": height}),')
+INTERACTIVE = FIGURE.replace("show(fig,", 'show(fig, interactive=Interactive("dk", {"height": height}),\n    ')
 
 # A kernel is in the notebook's folder, with one thread, without bars, and as on this processor.
 SURROUNDINGS = """\
 import os, pathlib, torch
 from tqdm import tqdm
-print(pathlib.Path.cwd().name, torch.get_num_threads(), sum(tqdm(range(4))))
+threads = torch.get_num_threads()
+print(pathlib.Path.cwd().name, threads, sum(tqdm(range(4))))
 print(os.environ.get("ATEN_CPU_CAPABILITY"))"""
 
 TIME = "import time\nprint(time.perf_counter_ns())"
 
 PRODUCT = """\
-left, right = torch.randn(2, 9, 9, generator=torch.Generator().manual_seed(seed))
+generator = torch.Generator().manual_seed(seed)
+left, right = torch.randn(2, 9, 9, generator=generator)
 print(f"{(left @ right)[0, 0].item():.17g}")"""
 
 
@@ -90,7 +92,7 @@ def specimen(tmp_path_factory: pytest.TempPathFactory, write_to: Callable[..., P
     path = write_to(folder, *sources, name="inside/tiny.ipynb")
 
     def tag(notebook: dict[str, Any]) -> None:
-        for cell, name in ((8, rules.UNCOMPARED), (11, rules.UNDISTURBED)):
+        for cell, name in ((5, "hide-input"), (6, "hide-input"), (8, rules.UNCOMPARED), (11, rules.UNDISTURBED)):
             notebook["cells"][cell]["metadata"]["tags"] = [name]
 
     edit(path, tag)
@@ -374,6 +376,8 @@ def test_the_report_lists_each_run(tmp_path: Path):
     lines = runs.table(kept, {"chapters/a.ipynb": (20, 400)}).splitlines()
     assert "took more" in lines[1]
     assert "over 90 s" in lines[1]
+    assert [line.split()[3] for line in lines[1:3]] == ["-10", "86"]
+    assert "52.0 s on average" in lines[3]
     assert "took more" not in lines[2]
     assert lines[3].split()[:3] == ["2", "notebooks", "104.0"]
 

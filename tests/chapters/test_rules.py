@@ -24,14 +24,20 @@ def image(alt: str | None = "a rising line", plain: str = "1 line, 3 points"):
     return new_output("display_data", data={"image/png": PNG, "text/plain": plain}, metadata=metadata)
 
 
-def chapter(*outputs, prose: str = "Some prose.", parameters: str = "seed: int = 3  # where it starts"):
+def chapter(
+    *outputs,
+    prose: str = "Some prose.",
+    parameters: str = "seed: int = 3  # where it starts",
+    code: str = "print(7)",
+    tags: tuple[str, ...] = (),
+):
     title = "# A title\n\n**Cost:** about 5 s and 200 MB on two cores."
     outputs = outputs or (stream("7\n"),)
     cells = [
         new_markdown_cell(title),
         new_code_cell(parameters, metadata={"tags": ["parameters"]}, execution_count=1),
         new_markdown_cell(prose),
-        new_code_cell("print(7)", outputs=list(outputs), execution_count=2),
+        new_code_cell(code, outputs=list(outputs), execution_count=2, metadata={"tags": list(tags)}),
     ]
     return rules.normalise(new_notebook(cells=cells))
 
@@ -211,6 +217,94 @@ def test_one_parameters_cell_and_the_first():
     assert "there are 0" in problems(notebook)
     notebook.cells[3].metadata["tags"] = ["parameters"]
     assert "first code cell" in problems(notebook)
+
+
+# --- what stands in a reader's way ---
+
+WALL = "from llm_core.figures import (\n" + "".join(f"    name{n},\n" for n in range(5)) + ")\nuse_style()"
+FIGURE = "from llm_core.figures import show\nshow(fig, alt='a', caption='b')"
+
+
+@pytest.mark.parametrize(
+    ("code", "outputs", "fold", "problem"),
+    [
+        (WALL, [], "hide-cell", "8 lines of imports"),
+        ("import math\n" * 7, [], "hide-input", "7 lines of imports"),
+        ("assert seed == 3\nassert_close(a, b)", [], "hide-cell", "only asserts"),
+        ("import torch\nfor x in y:\n    torch.testing.assert_close(x, 3)", [], "hide-input", "only asserts"),
+        (FIGURE, [image()], "hide-input", "draws a figure"),
+    ],
+)
+def test_what_shows_the_reader_nothing_is_folded(code: str, outputs: list, fold: str, problem: str):
+    # A second output, so that the chapter has one in any case, stands in a cell of its own.
+    def made(*tags: str):
+        notebook = chapter(code=code, tags=tags)
+        notebook.cells[3]["outputs"] = outputs
+        notebook.cells.append(new_code_cell("print(1)", outputs=[stream("1\n")], id="last"))
+        return notebook
+
+    assert problem in problems(made())
+    assert problems(made(fold)) == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "tags"),
+    [
+        ("import math\n" * 6, ()),  # few
+        ("assert seed == 3\nprint(7)", ()),  # part of what is shown
+        ("for x in y:\n    x += 1\n    assert x", ()),  # computes
+        (FIGURE.replace("llm_core.figures", "elsewhere"), ()),  # another show
+        ("%timeit f(x)", ()),  # not plain Python
+        ("x = 'https://example.org/" + "a" * 80 + "'", ()),  # an address cannot be broken
+        ("x" * 76, ()),
+    ],
+)
+def test_what_may_be_seen_is_not_folded(code: str, tags: tuple[str, ...]):
+    assert problems(chapter(code=code, tags=tags)) == ""
+
+
+def test_a_figure_is_not_folded_away_with_its_code():
+    assert "hide-input" in problems(chapter(image(), code=FIGURE, tags=("hide-cell",)))
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "problem"),
+    [
+        ("x = 1\n" + "y" * 77, stream("7\n"), "more than 76 columns, in line 2"),
+        ("print(inspect.getsource(f))", stream("7\n"), "show_source"),
+        ("print(7)", stream("True\n"), "print what was measured"),
+        ("print(7)", stream("1\nover 80 %: False\n"), "'over 80 %: False'"),
+        ("7", new_output("execute_result", data={"text/plain": "True"}), "print what was measured"),
+        ("print(7)", stream("a" * 77 + "\n"), "prints 77 columns"),
+    ],
+)
+def test_code_and_text_that_a_reader_cannot_use(code: str, output, problem: str):
+    assert problem in problems(chapter(output, code=code))
+
+
+@pytest.mark.parametrize("text", ["may attend: 3 of 4\n", "tensor([True, False])\n", "It is True\n", "a" * 76 + "\n"])
+def test_text_that_a_reader_can_use(text: str):
+    assert problems(chapter(stream(text))) == ""
+
+
+def test_a_truth_that_nobody_compares_is_no_problem():
+    assert problems(chapter(stream("faster: True\n"), tags=(rules.UNCOMPARED,))) == ""
+
+
+def test_the_article_is_named_in_its_own_section_only():
+    own = "## Where the article went wrong\n\nThe article says 4."
+    assert problems(chapter(prose=own)) == ""
+    assert problems(chapter(prose=f"Text.\n\n{own}")) == ""
+    assert "the article is named before" in problems(chapter(prose=f"The article says 4.\n\n{own}"))
+    assert "the article is named before" in problems(chapter(prose="As the article says."))
+
+
+def test_an_exercise_is_laid_out_as_its_author_likes():
+    path = Path("chapters/01_background/exercises/x.ipynb")
+    notebook = chapter(code="assert check(attention)")
+    for cell in notebook.cells[1::2]:
+        cell["outputs"], cell["execution_count"] = [], None
+    assert problems(notebook, path) == ""
 
 
 def test_a_title_a_cost_label_and_outputs():

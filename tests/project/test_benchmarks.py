@@ -137,7 +137,7 @@ def test_tasks_in_bf16_are_left_out_where_the_processor_has_none(units, named, r
     run = module("run_benchmark", BENCHMARKS / "run.py")
     toy = ModuleType("toy")
     toy.__file__ = str(BENCHMARKS / "toy.py")
-    toy.TASKS = {"a-eager": {}, "a-best": {}, "a-best-float32": {}}
+    vars(toy)["TASKS"] = {"a-eager": {}, "a-best": {}, "a-best-float32": {}}
     monkeypatch.setattr(run, "FILES", {"toy": toy})
     monkeypatch.setattr(run.side_by_side, "machine", lambda threads: {"units": units})
     measured = []

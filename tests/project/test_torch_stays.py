@@ -79,7 +79,7 @@ def would_install(tmp_path: Path, index: Path, torch: str, *arguments: str | Pat
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True, timeout=240)
     pip("--python", place, "install", "--quiet", "--no-index", "--no-deps", stub(tmp_path, "torch", torch))
     report = tmp_path / "report.json"
-    source = ["--no-index", "--find-links", index]
+    source = ["--no-index", "--find-links", str(index)]
     pip("--python", place, "install", "--quiet", "--dry-run", "--report", report, *source, *arguments)
     items = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {item["metadata"]["name"]: item["metadata"]["version"] for item in items}
