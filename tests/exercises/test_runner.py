@@ -70,7 +70,7 @@ def test_the_notebook_as_it_is_given_out_is_not_started_and_a_mutant_is_named(tm
     assert path is not None
     (tmp_path / "ben.ipynb").write_bytes(path.read_bytes())
     ada, ben = runner.run_folder(tmp_path)
-    assert (ada.file, ada.status, ada.passed, ada.total) == ("ada.ipynb", "failed", 1, 7)
+    assert (ada.file, ada.status, ada.passed, ada.total) == ("ada.ipynb", "failed", 1, 9)
     assert ada.message == "The scores are not divided by the square root of d_k."
     assert (ben.file, ben.status) == ("ben.ipynb", "not started")
     assert ben.parameters == PARAMETERS[DOT.name][0]
