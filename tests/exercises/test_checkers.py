@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mutation import accepted, examine, mutants
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-from mutation import accepted, examine, mutants
 from work import (
     EXERCISES,
     FUNCTIONS,
@@ -542,32 +542,58 @@ def test_an_emptied_list_is_a_finding():
 @pytest.mark.parametrize(
     ("exercise", "patch", "id"),
     [
-        (BLOCK, ("    return centred / (variance + eps).sqrt() * gain + bias\n", "    return torch.layer_norm(x, x.shape[-1:], gain, bias, eps)\n"), "banned"),
-        (BACK, ("    mean = (weights * d_weights)", "    torch.ones(1, requires_grad=True).backward()\n    mean = (weights * d_weights)"), "banned"),
-        (BLOCK, ("    x = x + drop(attention(norms[0](x)))\n", "    x = x.detach() + drop(attention(norms[0](x)))\n"), "gradient_differs"),
-        (COMPUTE, ("    return 2 * L * K * (D // H) * S * number\n", "    return 2 * L * K * (D / H) * S * number\n"), "not_whole"),
+        (
+            BLOCK,
+            (
+                "    return centred / (variance + eps).sqrt() * gain + bias\n",
+                "    return torch.layer_norm(x, x.shape[-1:], gain, bias, eps)\n",
+            ),
+            "banned",
+        ),
+        (
+            BACK,
+            (
+                "    mean = (weights * d_weights)",
+                "    torch.ones(1, requires_grad=True).backward()\n    mean = (weights * d_weights)",
+            ),
+            "banned",
+        ),
+        (
+            BLOCK,
+            ("    x = x + drop(attention(norms[0](x)))\n", "    x = x.detach() + drop(attention(norms[0](x)))\n"),
+            "gradient_differs",
+        ),
+        (
+            COMPUTE,
+            ("    return 2 * L * K * (D // H) * S * number\n", "    return 2 * L * K * (D / H) * S * number\n"),
+            "not_whole",
+        ),
         (SENTENCES, ("dtype=torch.bool)", "dtype=torch.long)"), "dtype"),
-        (TRAINING, ("    return [factor * gradient for gradient in gradients]\n", "    return [factor * g if factor < 1 else g for g in gradients]\n"), "not_new"),
+        (
+            TRAINING,
+            (
+                "    return [factor * gradient for gradient in gradients]\n",
+                "    return [factor * g if factor < 1 else g for g in gradients]\n",
+            ),
+            "not_new",
+        ),
         (SELF, ('float("-inf")', "-1e4"), "differs"),
-        (SENTENCES, ('targets.flatten(), reduction="none")', 'targets.flatten(), ignore_index=0, reduction="none")'), "differs"),
+        (
+            SENTENCES,
+            ('targets.flatten(), reduction="none")', 'targets.flatten(), ignore_index=0, reduction="none")'),
+            "differs",
+        ),
     ],
     ids=lambda value: getattr(value, "name", value if isinstance(value, str) else ""),
-)  # fmt: skip
+)
 def test_what_the_task_says_is_enforced(exercise: Exercise, patch: tuple[str, str], id: str):
     assert id in one(exercise, patch)
 
 
 def test_a_default_that_is_typed_in_does_not_pass():
-    """It is right at the notebook's parameters, and in every part that a learner sees."""
-    assert one(PARALLEL, ("    good_steps += 1\n", "    good_steps, max_norm = good_steps + 1, max_norm\n")) == []
-    found = one(
-        SAMPLING,
-        (
-            "        kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1)",
-            "        kth = logits.topk(min(top_k, 12, logits.shape[-1]), dim=-1)",
-        ),
-    )
-    assert found
+    """The notebook's default width, written where the argument belongs."""
+    assert one(HEADS, ("    return x.reshape(B, T, n_heads, D // n_heads)", "    return x.reshape(B, T, -1, 4)"))
+    assert one(SAMPLING, ("topk(min(top_k, ", "topk(min(5, "))
 
 
 def test_the_formula_as_it_is_printed_passes_with_every_seed():
@@ -602,7 +628,7 @@ def test_the_smallest_failing_input_is_shown():
         (lambda x: torch.cat([x[:1], x[1:] + torch.rand(x[1:].shape)]), "right at index 0 only"),
         (lambda x: torch.cat([x[:2], x[2:] + torch.rand(x[2:].shape)]), "right up to index 1, and not after"),
     ],
-)  # fmt: skip
+)
 def test_a_difference_is_described_by_what_can_be_measured(change: Callable[[Tensor], Tensor], words: str):
     x = torch.randn(4, 3)
     exam = Exam("", {})
