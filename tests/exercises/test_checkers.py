@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mutation import accepted, examine, mutants
+from mutation import accepted, behaves_differently, examine, mutants
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from work import (
@@ -64,7 +64,6 @@ SENTENCES = catalogue.find("03/06_three_sentences")
 
 HERE = Path(__file__).parent
 NAMED = [(exercise, mistake) for exercise in EXERCISES for mistake in wrong_solutions(exercise.name)]
-RIGHT = [(exercise, patch) for exercise in EXERCISES for patch in patches(exercise, "right")]
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +140,14 @@ def test_mutants_drawn_from_the_solution_are_caught(exercise: Exercise):
     assert sorted(missed) == sorted(accepted().get(exercise.name[:5], {}))
     assert caught > 30
     assert caught >= 0.97 * (caught + len(missed)), missed
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=names)
+def test_the_wider_inputs_tell_other_behaviour_from_the_same(exercise: Exercise):
+    """What is measured by: a mutant that the check accepts counts only if it behaves differently."""
+    assert not behaves_differently(exercise, load(exercise.solution))
+    first = next(iter(wrong_solutions(exercise.name).values()))
+    assert behaves_differently(exercise, load(first))
 
 
 def test_mutants_change_what_they_say():
