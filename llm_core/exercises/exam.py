@@ -223,6 +223,15 @@ class Exam:
             if _hurried:
                 raise
             self._parts.append(_Examined(name, tuple(_called), found.explanations, found.measured))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            # Nothing that a learner returns may end the check. (What a reference cannot do fails the tests.)
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:200].replace("`", "'")
+            unusable = Finding(
+                "unusable", f"The check cannot work with the result: `{text}`", "What type does it have?"
+            )
+            if _hurried:
+                raise Wrong((unusable,)) from None
+            self._parts.append(_Examined(name, tuple(_called), ((unusable,),)))
         else:
             self._parts.append(_Examined(name, tuple(_called)))
 
@@ -415,7 +424,10 @@ class Exam:
         """End the part unless a gradient reaches every one of the sources from the result."""
         if not result.requires_grad:
             raise wrong("no_gradient", "No gradient can flow back through the result.", _CUT)
-        gradients = torch.autograd.grad(result.sum(), list(sources.values()), allow_unused=True)
+        try:
+            gradients = torch.autograd.grad(result.sum(), list(sources.values()), allow_unused=True)
+        except RuntimeError as error:  # something on the way was changed in place
+            raise _no_way_back(error) from None
         for name, gradient in zip(sources, gradients, strict=True):
             if gradient is None or not gradient.any():
                 raise wrong("no_gradient", f"No gradient flows from the result back to `{name}`.", _CUT)
@@ -533,18 +545,13 @@ class Exam:
             return
         outputs = [(a, b) for a, b in outputs if b.requires_grad]
         if not any(a.requires_grad for a, _ in outputs):
-            if spec.gradients == "if any":
-                return
             raise wrong("no_gradient", "No gradient can flow back through the result.", _CUT, about=spec.name)
         upstream = [torch.randn(b.shape, generator=torch.Generator().manual_seed(5), dtype=b.dtype) for _, b in outputs]
         ours = _gradients([b for _, b in outputs], upstream, wanted_from)
         try:
             theirs = _gradients([a for a, _ in outputs], upstream, got_from)
         except RuntimeError as error:
-            text = " ".join(str(error).split())[:160].replace("`", "'")
-            raise wrong(
-                "no_gradient", f"The gradient through `{spec.name}` cannot be computed: `{text}`", _CUT, about=spec.name
-            ) from None
+            raise _no_way_back(error, spec.name) from None
         for name, gradient in ours.items():
             mine = theirs[name]
             if mine is None and gradient is not None and gradient.any():
@@ -660,6 +667,11 @@ _CUT = (
     "training would run and learn nothing."
 )
 _BY_HAND = "Work this one out by hand, and compare every step."
+
+
+def _no_way_back(error: RuntimeError, about: str = "") -> Wrong:
+    text = " ".join(str(error).split())[:160].replace("`", "'")
+    return wrong("no_gradient", f"The gradient of the result cannot be computed: `{text}`", _CUT, about=about)
 
 
 def symptom(got: Tensor, expected: Tensor, off: Tensor) -> str:

@@ -1,8 +1,8 @@
 """Wrong solutions that nobody thought of: every small change of a reference solution, drawn from its syntax tree.
 
-Operators, comparisons, constants and dimensions by one, types, `.detach()` added and every method call dropped, in-place
-operations, slices, swapped arguments and results, exchanged names, conditions that always or never hold, deleted
-statements. Run as a script, it lists those that an exercise's check accepts although they behave differently:
+Operators, comparisons, constants and dimensions by one, types, `.detach()` added and every method call dropped,
+in-place operations, slices, swapped arguments and results, exchanged names, conditions that always or never hold,
+deleted statements. Run as a script, it lists those that an exercise's check accepts although they behave differently:
 
     python tests/exercises/mutation.py 03/01
 """

@@ -53,7 +53,7 @@ SPEC = Spec(
                 ),
                 "70 keys": lambda s: _arguments(s, 1, 2, 3, 70, 4, 4),
             },
-            gradients="if any",
+            gradients="never",
             banned=("torch.nn.functional.scaled_dot_product_attention",),
         ),
     ),
