@@ -52,7 +52,7 @@ def module_page(package: Package, module: str, notebooks: list[Notebook]) -> str
         links = [f"[{book.label}](../../{book.docname}.ipynb)" for book in uses]
         if links:
             lines += [f"{heading} that use it: {', '.join(links)}.", ""]
-    members = "\n   :members:" if has_members(package, module) else ""
+    members = "\n   :members:\n   :no-value:" if has_members(package, module) else ""
     return "\n".join([*lines, "```{eval-rst}", f".. automodule:: {module}{members}", "```", ""])
 
 
@@ -130,6 +130,8 @@ def sign(
     """A signature as the file has it: evaluated, the shapes would be objects of jaxtyping."""
     if what not in ("class", "exception", "function", "method"):
         return None
+    if getattr(thing, "_is_protocol", False):
+        return "", None  # nobody makes one
     try:
         found = inspect.signature(thing)
     except (TypeError, ValueError):

@@ -89,7 +89,7 @@ def inline(text: str) -> str:
         parts.append(code)
         end = match.end()
     parts.append(escaped(text[end:]))
-    return re.sub(r"^( *)Source: ", r"\1**Source:** ", "".join(parts), flags=re.MULTILINE)
+    return re.sub(r"^( *)(Sources?): ", r"\1**\2:** ", "".join(parts), flags=re.MULTILINE)
 
 
 def escaped(text: str) -> str:
