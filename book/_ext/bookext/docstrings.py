@@ -47,6 +47,8 @@ def restructured(lines: list[str]) -> list[str]:
             out.append(line)
             continue
         if indent == 0:
+            if verbatim and before.strip():
+                out.append("")
             verbatim = False
             in_section = SECTION.match(line) is not None
             starts_item = ITEM.match(line) is not None
