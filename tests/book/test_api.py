@@ -101,6 +101,9 @@ def small(tmp_path: Path) -> Path:
         "from llm_core.figures.table import table\n",
         "llm_core/figures/shown.py": '"""S, in\ntwo lines."""\ndef show(): ...\n',
         "llm_core/figures/table.py": '"""T."""\ndef table(): ...\n',
+        "llm_core/exercises/__init__.py": '"""E."""',
+        "llm_core/exercises/s03_a/__init__.py": '"""No part of the reference."""',
+        "llm_core/exercises/s03_a/solution.py": '"""Least of all this."""',
         "llm_core/layers.py": '"""L."""\ndef attention(): ...\n',
     }
     for name, text in files.items():
@@ -113,7 +116,8 @@ def small(tmp_path: Path) -> Path:
 def test_modules_are_found_without_importing_them(small: Path) -> None:
     package = Package(small)
     assert list(package.modules) == [
-        "llm_core", "llm_core.figures", "llm_core.figures.shown", "llm_core.figures.table", "llm_core.layers",
+        "llm_core", "llm_core.exercises", "llm_core.figures", "llm_core.figures.shown", "llm_core.figures.table",
+        "llm_core.layers",
     ]  # fmt: skip
     assert package.summary("llm_core.figures.shown") == "S, in"
 

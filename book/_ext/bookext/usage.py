@@ -54,7 +54,8 @@ class Package:
         for path in sorted((self.root / self.name).rglob("*.py")):
             parts = path.relative_to(self.root).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            if not any(part.startswith("_") for part in name.split(".")):
+            # Deeper lie the exercises, a folder each, with their solutions: no reference shows them.
+            if name.count(".") <= 2 and not any(part.startswith("_") for part in name.split(".")):
                 found[name] = path
         return found
 
