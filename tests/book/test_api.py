@@ -203,3 +203,10 @@ def test_pages_and_chapters_lead_to_each_other(site: Site) -> None:
     for address in addresses:
         page, anchor = address.removeprefix("../../").split(".html#")
         assert site.soups[page].find(id=anchor), address
+
+
+@pytest.mark.xdist_group("site")
+def test_a_page_that_the_build_makes_offers_no_edit(site: Site) -> None:
+    links = [link["href"] for link in site.soups[f"{API}layers.attention"].select(".article-header-buttons a[href]")]
+    assert links
+    assert not any("/edit/" in link for link in links)

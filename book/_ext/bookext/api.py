@@ -180,6 +180,14 @@ def forget(app: Sphinx, env: BuildEnvironment) -> None:
     env.names_of_the_package = None  # type: ignore[attr-defined]
 
 
+def no_edit_button(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Nobody can edit a page that is made by the build."""
+    if pagename.startswith(FOLDER + "/"):
+        for group in context.get("header_buttons", ()):
+            if "buttons" in group:
+                group["buttons"] = [button for button in group["buttons"] if "/edit/" not in button.get("url", "")]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What a notebook uses
 
@@ -227,3 +235,4 @@ def setup(app: Sphinx) -> None:
     app.connect("env-updated", forget)
     app.connect("missing-reference", link_short_name)
     app.connect("doctree-read", add_box)
+    app.connect("html-page-context", no_edit_button, priority=900)

@@ -55,7 +55,8 @@ class Package:
             parts = path.relative_to(self.root).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             # Deeper lie the exercises, a folder each, with their solutions: no reference shows them.
-            if len(path.relative_to(self.root).parts) <= 3 and not any(part.startswith("_") for part in name.split(".")):
+            hidden = any(part.startswith("_") for part in name.split("."))
+            if len(path.relative_to(self.root).parts) <= 3 and not hidden:
                 found[name] = path
         return found
 
