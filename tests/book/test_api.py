@@ -55,7 +55,8 @@ def test_every_docstring_keeps_its_words() -> None:
     for name, text in all_of_them:
         lines = restructured(text.split("\n"))
         document = read(GoogleDocstring(lines, Config(napoleon_use_ivar=True)).lines())
-        complaints = [message.astext() for message in document.findall(nodes.system_message)]
+        messages = [message.astext() for message in document.findall(nodes.system_message)]
+        complaints = [message for message in messages if "No role entry" not in message]  # of the role above
         assert not complaints, (name, complaints)
         if not SECTIONS.search(text):  # of those napoleon makes lists of fields
             assert words(document.astext()) == words(text), name
