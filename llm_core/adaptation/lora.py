@@ -12,8 +12,7 @@ nothing of it is left to compute.
     optimizer = AdamW(lora_parameters(model))                   # then train_step, as ever
     with without_lora(model): ...                               # the model as it was before
 
-Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models". Taught, once it is written, in
-05_project/07_fine_tuning.
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ one A for all three. Their transposed matrices (the rest of GPT-2) are no obstac
 
     base_model.model.<their name>.lora_A.weight    (r, I)
     base_model.model.<their name>.lora_B.weight    (O, r)
-
-Taught, once it is written, in 05_project/07_fine_tuning.
 """
 
 from __future__ import annotations

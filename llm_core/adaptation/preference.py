@@ -15,8 +15,7 @@ likely.
     FrozenModel, LoRAOff, Stored    where the reference comes from
 
 Sources: Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model"; Azar et
-al. 2023, "A General Theoretical Paradigm to Understand Learning from Human Preferences". Taught, once it is written, in
-05_project/07_fine_tuning.
+al. 2023, "A General Theoretical Paradigm to Understand Learning from Human Preferences".
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@ other target is `ignore_id`, which `CrossEntropy(ignore_id=IGNORE_ID)` leaves ou
     example = Example.of(prompt, completion)           one question and its answer
     example = Example.of_turns([(ids, False), ...])    a conversation; True where the model speaks
     batch = supervised_batch([example, ...], pad_id=0)
-
-Taught, once it is written, in 05_project/07_fine_tuning.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ The functions are the definitions. The layers call torch's fused kernels where t
 bfloat16, sums in float32) and follow the definition elsewhere.
 
 Sources: Jacob et al. 2018 (weights as whole numbers with a scale), Dettmers et al. 2022 (one scale for each row).
-Taught, once it is written, in 08_outlook/02_efficiency.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Put other linear layers into a model that is finished: the model itself knows nothing of it.
 
 A layer fits if it is called alike: a linear layer `(x) -> y`, an embedding `(ids) -> x` and `.logits(x)`.
-Taught, once it is written, in 08_outlook/02_efficiency.
 """
 
 from __future__ import annotations

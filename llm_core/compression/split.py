@@ -7,7 +7,6 @@ bandwidth of the memory. Here each thread gets its own rows of the matrix, as on
     y = W x,   W = [W1; W2]   ->   y = [W1 x; W2 x]
 
 The numbers are those of `nn.Linear` up to rounding; the weights are the same tensors, not copies.
-Taught, once it is written, in 08_outlook/02_efficiency.
 """
 
 from __future__ import annotations

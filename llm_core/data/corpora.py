@@ -7,8 +7,6 @@
 
 A file is held to its size and checksum whenever it is read: a number in a chapter comes from this text and no other,
 and a file that was cut short on its way is not trained on. The last two cannot have a checksum.
-
-Used in chapters/03_algorithms/04_training and, once they are written, in 05_project/02_wikipedia and 04_train.
 """
 
 from __future__ import annotations

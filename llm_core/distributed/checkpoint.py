@@ -13,8 +13,6 @@ So what has the name of a checkpoint is whole, and a crash at any moment costs t
 
 Tensors are named as in the model, whoever holds them. Two processes can go on with what four have saved, and one
 process can read all of it: `ShardedCheckpoint.restore` into a model that is not sharded.
-
-Taught, once it is written, in 05_project/08_scale_out.
 """
 
 from __future__ import annotations

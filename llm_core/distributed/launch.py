@@ -8,8 +8,6 @@ the others are to be met (MASTER_ADDR, MASTER_PORT); `init_from_environment` rea
 that the processes do together from then on are collective operations, which every one of them must call, in the same
 order: one that leaves out a call leaves the others waiting. So nothing here waits for ever: there is a timeout, and
 the first process that fails stops the rest.
-
-Taught in chapters/03_algorithms/07_faster_training and, once it is written, in 05_project/08_scale_out.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ position, and two more on the way back:
 Torch's own engine does it (`DTensor`), from outside: no model knows of it. `plan` says what happens to which layer,
 `parallelize` does it.
 
-Source: Shoeybi et al. 2019 (Megatron-LM), section 3. Taught in
-chapters/03_algorithms/07_faster_training and, once it is written, in 05_project/08_scale_out.
+Source: Shoeybi et al. 2019 (Megatron-LM), section 3.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ not about another random seed in training, nor about examples of another kind.
 Two systems on the same examples are compared on the same draws: what is hard for both then takes nothing away from the
 difference (Koehn 2004).
 
-Source: Efron 1979; Efron and Tibshirani 1993. Taught, once it is written, in 06_applications/04_classification.
+Source: Efron 1979; Efron and Tibshirani 1993.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@
 
 Networks tend to be too sure of themselves (Guo et al. 2017). One number T, fitted on examples that were held out,
 repairs most of it.
-
-Taught, once it is written, in 06_applications/04_classification.
 """
 
 from __future__ import annotations

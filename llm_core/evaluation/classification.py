@@ -10,8 +10,6 @@ one. Weighted is the same mean with each class weighted by its number of example
 each example has one label and gets one, it is the accuracy three times.
 
 A share of nothing (0 / 0) is 0: a class that never comes has recall 0, one that is never called has precision 0.
-
-Taught, once it is written, in 06_applications/04_classification.
 """
 
 from __future__ import annotations

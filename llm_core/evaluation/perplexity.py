@@ -15,8 +15,6 @@ that reaches it, and after the first window each has at least context - stride +
                                window 1  0 1 2 3             targets 1 2 3 4
                                window 2      2 3 4 5         targets         5 6
                                window 3          4 5 6 7     targets             7 8
-
-Taught in chapters/04_mathematics/05_likelihood_and_perplexity.
 """
 
 from __future__ import annotations

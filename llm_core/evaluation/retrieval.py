@@ -18,7 +18,7 @@ Two cases that programs treat in different ways:
 - A query without relevant documents. All measures are 0, and it counts in the mean, as in scikit-learn. It costs every
   system the same.
 
-Source: Järvelin and Kekäläinen 2002 for NDCG. Taught, once it is written, in 06_applications/09_recommendation.
+Source: Järvelin and Kekäläinen 2002 for NDCG.
 """
 
 from __future__ import annotations

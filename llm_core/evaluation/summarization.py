@@ -8,7 +8,7 @@
 
 `rouge_l` is the definition, on words that have been cut already; `rouge` scores whole texts, by Google's rouge_score.
 
-Source: Lin 2004. Taught, once it is written, in 06_applications/02_summarization.
+Source: Lin 2004.
 """
 
 from __future__ import annotations

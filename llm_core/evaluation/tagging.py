@@ -14,8 +14,7 @@ after B-PER, for one). Readers differ in what they make of these:
 `lenient` is the default of seqeval, and reads as the script of CoNLL-2000 does, with which most published scores were
 made; the others are seqeval's strict mode. A score is no better than the word for its reader: say which.
 
-Source: Ramshaw and Marcus 1995 for the tags; Tjong Kim Sang and De Meulder 2003 for the score. Taught, once it is
-written, in 06_applications/06_named_entities.
+Source: Ramshaw and Marcus 1995 for the tags; Tjong Kim Sang and De Meulder 2003 for the score.
 """
 
 from __future__ import annotations

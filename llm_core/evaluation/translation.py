@@ -9,8 +9,7 @@
 `sacre_chrf`: BLEU changes by several points with the way words are cut, so each carries the signature that says how it
 was made, and is meaningless without it (Post 2018).
 
-Source: Papineni et al. 2002 (BLEU), Popović 2015 (chrF: n-grams of characters). Taught, once it is written, in
-06_applications/07_translation.
+Source: Papineni et al. 2002 (BLEU), Popović 2015 (chrF: n-grams of characters).
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ The rules for when a text counts as finished, and when the search ends, are thos
                             True: as soon as `n_beams` have finished.
 
 Source: Graves 2012 and Sutskever et al. 2014 (the search), Wu et al. 2016, section 7 (normalising by length).
-Taught in chapters/03_algorithms/05_inference.
 """
 
 from __future__ import annotations

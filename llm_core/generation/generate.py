@@ -5,8 +5,6 @@
 `stream` yields the tokens one by one; `generate` collects them. The prompt is read in one pass (prefill) and fills
 the cache; from then on each pass reads one token (decode). Prompts of unequal length are padded on the left, so that
 all end, and go on, at the same place; the cache knows what is padding and nothing attends to it.
-
-Used in chapters/03_algorithms/06_three_sentences; taught in chapters/03_algorithms/05_inference.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ transformers' `generate`.
 
 On ties the filters are exact: top-k keeps all that tie with the k-th (as transformers does); of those that tie at the
 edge of top-p the first stay (transformers keeps as many, but which is up to its sort); min-p treats equals alike.
-
-Used in chapters/03_algorithms/06_three_sentences; taught in chapters/03_algorithms/05_inference.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ What comes out is distributed exactly as if the target had drawn every token its
 q(x) min(1, p(x) / q(x)) = min(p(x), q(x)), and the resampling adds the max(0, p(x) - q(x)) that is missing. A bad
 draft model costs time, never quality. On average the share sum_x min(p(x), q(x)) of the proposals is accepted.
 
-Source: Leviathan et al. 2023; Chen et al. 2023. Taught in chapters/03_algorithms/05_inference.
+Source: Leviathan et al. 2023; Chen et al. 2023.
 """
 
 from __future__ import annotations

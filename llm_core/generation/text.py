@@ -9,8 +9,6 @@ another. So a piece is handed out as soon as no later token can change it, and n
 
 Joined, the pieces are what one gets by decoding all tokens at the end and cutting at the stop string. They continue
 the prompt as it stands: where words are joined by a space, the first piece begins with it.
-
-Taught in chapters/03_algorithms/05_inference.
 """
 
 from __future__ import annotations

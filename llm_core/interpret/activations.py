@@ -11,8 +11,7 @@ The first only reads: it shows what is there. The second intervenes: it shows wh
 The residual stream has L + 1 places in a decoder of L blocks: what each block reads, and what the final norm reads.
 `stream_names` has the names of the modules that read it, for `at="input"`.
 
-Source: Vig et al. 2020 and Geiger et al. 2021 (interventions on activations). Taught, once it is written, in
-08_outlook/04_interpretability.
+Source: Vig et al. 2020 and Geiger et al. 2021 (interventions on activations).
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 The fused kernel that models use never forms these weights; while recording, every attention module uses the readable
 one instead, which gives the same output.
-
-Used in chapters/03_algorithms/06_three_sentences.
 """
 
 from __future__ import annotations

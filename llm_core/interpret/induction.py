@@ -12,7 +12,6 @@ query i to key j, in a text that ends in two copies of n tokens:
 A score of 1 is a head that does nothing else. Uniform attention over the tokens so far has the mean of 1 / (i + 1).
 
 Source: Olsson et al. 2022 (prefix matching on repeated random tokens); Wang et al. 2022 (duplicate-token heads).
-Taught, once it is written, in 08_outlook/04_interpretability.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ Each block adds to the residual stream, so the stream has the same width everywh
 head can read it anywhere. The last lens is the model's own answer. The earlier ones are a reading, not a fact: nothing
 trained the head to read an earlier layer, and a fact that stands in the stream in another form is not seen.
 
-Source: nostalgebraist, "interpreting GPT: the logit lens", 2020 (a blog post). Taught, once it is written, in
-08_outlook/04_interpretability.
+Source: nostalgebraist, "interpreting GPT: the logit lens", 2020 (a blog post).
 """
 
 from __future__ import annotations

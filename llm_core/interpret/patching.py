@@ -14,7 +14,7 @@ The two texts differ in as little as possible and have the same length, so that 
 all logits move together.
 
 Source: Vig et al. 2020; Meng et al. 2022, section 2 (causal tracing); Wang et al. 2022 (texts like the one above, and
-the logit difference). Taught, once it is written, in 08_outlook/04_interpretability.
+the logit difference).
 """
 
 from __future__ import annotations

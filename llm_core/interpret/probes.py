@@ -13,8 +13,7 @@ heart: each token type gets a label by lot.
 
     selectivity = accuracy on the task - accuracy on its control task
 
-Source: Alain and Bengio 2016 (probes); Hewitt and Liang 2019 (control tasks). Taught, once it is written, in
-08_outlook/04_interpretability.
+Source: Alain and Bengio 2016 (probes); Hewitt and Liang 2019 (control tasks).
 """
 
 from __future__ import annotations

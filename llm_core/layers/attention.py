@@ -9,8 +9,6 @@ The functions come first and need no weights: `softmax`, `attention_weights`, `a
 `fused_attention` is the same function on torch's fused kernel. `MultiHeadAttention` adds the learned
 projections and the heads; what varies between models (a rotation, a position bias, the function that
 attends) is handed in.
-
-Taught in chapters/04_mathematics/01_dot_product_attention and chapters/03_algorithms/01_self_attention.
 """
 
 from __future__ import annotations
@@ -160,8 +158,7 @@ class MultiHeadAttention(nn.Module):
     Raises:
         ValueError: H does not divide D (and no d_head is given), or K does not divide H.
 
-    Source: Vaswani et al. 2017, section 3.2.2. Taught in chapters/03_algorithms/01_self_attention and
-    chapters/04_mathematics/02_multi_head_attention.
+    Source: Vaswani et al. 2017, section 3.2.2.
     """
 
     def __init__(

@@ -6,8 +6,6 @@ norm stands and in what is read; their parts are handed in.
     PreNormBlock          x + part(norm(x))   GPT-2, Llama: the stream itself is never normed
     PostNormBlock         norm(x + part(x))   the 2017 encoder, BERT
     CrossAttentionBlock   post-norm, and a second attention that reads the encoder: the 2017 decoder
-
-Used in chapters/03_algorithms/06_three_sentences; taught in chapters/03_algorithms/02_stacking_layers.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 A cache owns the position: its length is the number of tokens seen, and with it the position of the next one.
 Memory is taken once, for `capacity` tokens, or for about twice the window where attention looks back no further than
 that. For inference only (under `torch.no_grad`): it writes in place.
-
-Used in chapters/03_algorithms/06_three_sentences; taught in chapters/03_algorithms/05_inference.
 """
 
 from __future__ import annotations

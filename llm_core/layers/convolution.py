@@ -6,7 +6,7 @@ Attention can read the previous token, but a head must first learn to. For lette
 is their neighbours, a handful of weights for each of the D columns gives that from the start. K is three or four.
 
 Source: So et al. 2021, "Primer: Searching for Efficient Transformers for Language Modeling" (which puts them behind
-query, key and value; here they can stand anywhere). Taught, once it is written, in 02_architecture/04_modern_decoder.
+query, key and value; here they can stand anywhere).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     forward   ids (B, T) -> vectors (B, T, D)     row ids[b, t] of the table
     logits    vectors (B, T, D) -> (B, T, V)      each vector's dot product with every row
 
-The second is the output head of a model whose embedding and head are tied (Press and Wolf 2017): the logit of a
-token is how well its own vector fits the last hidden state. Taught, once it is written, in 02_architecture/01_anatomy.
+The second is the output head of a model whose embedding and head are tied (Press and Wolf 2017): the logit of a token
+is how well its own vector fits the last hidden state.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Feed-forward layers: what each position works out by itself, between two attentions.
 
-    FeedForward        W2 activation(W1 x)           (Vaswani et al. 2017, section 3.3)
-    GatedFeedForward   W2 (activation(Wg x) * W1 x)  (Shazeer 2020; with silu it is SwiGLU)
-
-Taught in chapters/03_algorithms/06_three_sentences and, once it is written, in 02_architecture/04_modern_decoder.
+FeedForward        W2 activation(W1 x)           (Vaswani et al. 2017, section 3.3)
+GatedFeedForward   W2 (activation(Wg x) * W1 x)  (Shazeer 2020; with silu it is SwiGLU)
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Every mask is (T queries, S keys) or broadcasts to it. With fewer queries than keys the queries are the
 LAST T of the S positions: that is how a cache is read, where the newest queries meet all the keys so far.
 Two conditions hold together when their masks are joined by `&`.
-
-Taught in chapters/03_algorithms/01_self_attention.
 """
 
 from __future__ import annotations

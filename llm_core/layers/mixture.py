@@ -8,8 +8,7 @@ The model has the weights of n experts and computes with k of them: Mixtral hold
 sends everything to a few favourites, which then learn most and are favoured more. `balance_loss`, added to the loss of
 the training with a small factor (0.01 or so), works against that.
 
-Source: Shazeer et al. 2017 (the layer), Fedus et al. 2021 (the loss), Jiang et al. 2024 (Mixtral). Taught, once it is
-written, in 08_outlook/02_efficiency.
+Source: Shazeer et al. 2017 (the layer), Fedus et al. 2021 (the loss), Jiang et al. 2024 (Mixtral).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     layer_norm   subtract the mean, divide by the standard deviation, scale and shift (Ba et al. 2016)
     rms_norm     divide by the root mean square, scale (Zhang and Sennrich 2019)
 
-The functions are the definitions; the modules hold the weights and call torch's fused kernels, which give the
-same numbers. Taught in chapters/03_algorithms/02_stacking_layers.
+The functions are the definitions; the modules hold the weights and call torch's fused kernels, which give the same
+numbers.
 """
 
 from __future__ import annotations

@@ -16,8 +16,6 @@ and by how much, is a `RopeScaling` that `Rope` is given:
     LinearScaling   all pairs, by the same factor             (Chen et al. 2023)
     YarnScaling     the slow ones; a ramp over the pairs      (Peng et al. 2023)
     Llama3Scaling   the slow ones; a ramp over the rotations  (Llama 3.1)
-
-Taught in chapters/03_algorithms/03_positional_encoding; the sinusoidal one in 03_algorithms/06_three_sentences too.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ the encoder goes on to another task (`llm_core.models.heads`).
     MaskedLanguageModel  ids -> logits (B, T, V) of the token that stood at each position
     BertPretraining      ids -> the same, and logits (B, 2) of "follows" and "does not follow"
 
-Source: Devlin et al. 2019. Taught, once it is written, in 06_applications/04_classification.
+Source: Devlin et al. 2019.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ paper), multiplied by sqrt(D) where it embeds. Encoder and decoder are one model
 The paper's model has plain matrices in its attention, ReLU, and no bias on the logits. Others that were trained later
 (Marian's, for one: `llm_core.pretrained.marian`) differ in these three, so the config can say so.
 
-Source: Vaswani et al. 2017. Taught in chapters/03_algorithms/06_three_sentences.
+Source: Vaswani et al. 2017.
 """
 
 from __future__ import annotations

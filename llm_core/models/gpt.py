@@ -5,8 +5,7 @@
 The output head is the embedding table again (tied), as in GPT-2: the logit of a token is the dot product of its
 embedding with the last hidden state.
 
-Source: Radford et al. 2019. Used in chapters/03_algorithms/01_self_attention; taught, once it is written, in
-02_architecture/01_anatomy.
+Source: Radford et al. 2019.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ left to right only the last token has read everything.
 
     first_token, mean_of_tokens, last_token, and `llm_core.models.bert.Pooler`
 
-Source: Devlin et al. 2019, section 4 (the first three); Reimers and Gurevych 2019, section 3 (the fourth). Taught, once
-they are written, in 06_applications/04_classification, 06_named_entities and 08_multilingual_qa.
+Source: Devlin et al. 2019, section 4 (the first three); Reimers and Gurevych 2019, section 3 (the fourth).
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ The relatives are settings of the same class. Qwen2 has biases on query, key and
 Mistral looks back no further than a window; Mixtral has a mixture of experts in each block.
 
 Source: Touvron et al. 2023 (Llama), Grattafiori et al. 2024 (Llama 3), Jiang et al. 2023 (Mistral), Jiang et al. 2024
-(Mixtral), Yang et al. 2024 (Qwen2), Yang et al. 2025 (Qwen3). Taught, once it is written, in
-02_architecture/04_modern_decoder.
+(Mixtral), Yang et al. 2024 (Qwen2), Yang et al. 2025 (Qwen3).
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ c. Below the longest n-grams Kneser-Ney does not count how often a gram came but
 All k-grams of one length lie in one sorted array (`Grams`), so that millions of tokens are counted in seconds: the
 number of a k-gram is (place of its first k - 1 tokens among the (k-1)-grams) * V + (its last token). What may follow a
 context then lies side by side.
-
-Taught, once it is written, in 01_background/02_ngram_models.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@
 
 Both have the same tensors, so the name table only renames. A checkpoint of a bare encoder leaves out the "bert." before
 its names, and one of 2018 calls a norm's weight and bias gamma and beta; both are put right when they are read.
-Taught, once it is written, in 05_project/06_published_weights.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ that form to the letter. ChatML, here of two messages and the beginning of an an
     <|im_start|>assistant
 
 `<|im_start|>` and `<|im_end|>` are special tokens, one id each; the model ends its answer with the second.
-Taught, once it is written, in 05_project/06_published_weights.
 """
 
 from __future__ import annotations

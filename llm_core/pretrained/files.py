@@ -1,8 +1,7 @@
 """The files of a published checkpoint: one folder with config.json and the weights as safetensors.
 
-Large checkpoints come in several files and an index that says which tensor lies where; both forms are read. Nothing
-is downloaded here: the folder is one that you have (`huggingface-cli download` makes one).
-Taught, once it is written, in 05_project/06_published_weights.
+Large checkpoints come in several files and an index that says which tensor lies where; both forms are read. Nothing is
+downloaded here: the folder is one that you have (`huggingface-cli download` makes one).
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@
 Weights are stored in blocks of 32 with a scale for each block; the package gguf knows the formats of the blocks and
 turns them into numbers. `gguf_weights` gives one tensor at a time, so that they can be quantised anew, or put away,
 without ever being in memory together.
-
-Taught, once it is written, in 05_project/06_published_weights.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@
 
 Two things are stored differently there. The matrices are transposed, since GPT-2's first code wrote x @ W where we
 write x @ W^T. And query, key and value are one matrix, three times as wide.
-Taught, once it is written, in 05_project/06_published_weights.
 """
 
 from __future__ import annotations

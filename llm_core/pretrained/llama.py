@@ -5,9 +5,8 @@
     save_llama(model, "copy")    # a folder that transformers reads
 
 Which relative it is stands in config.json as "model_type": llama (SmolLM2 too), mistral, mixtral, qwen2 or qwen3. What
-such a file asks for and `Llama` does not do is refused, by key and value: a rotation or a window that is left out
-would not fail, it would answer a little worse.
-Taught, once it is written, in 05_project/06_published_weights.
+such a file asks for and `Llama` does not do is refused, by key and value: a rotation or a window that is left out would
+not fail, it would answer a little worse.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ column i, our column 2i + 1 their column D/2 + i.
 Decoding begins with the id that config.json calls `decoder_start_token_id` (the padding token, in all that were
 published) and ends with `eos_token_id`.
 
-Source: Junczys-Dowmunt et al. 2018 (Marian); Vaswani et al. 2017. Taught, once it is written, in
-05_project/06_published_weights.
+Source: Junczys-Dowmunt et al. 2018 (Marian); Vaswani et al. 2017.
 """
 
 from __future__ import annotations

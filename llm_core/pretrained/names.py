@@ -7,7 +7,6 @@ theirs joins several of ours:
     transposed("blocks.0.feed_forward.up.weight", "transformer.h.0.mlp.c_fc.weight")
 
 Each line can be read from left to right and from right to left, so one table loads a checkpoint and writes one.
-Taught, once it is written, in 05_project/06_published_weights.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@
 
 Both packages only carry files. They are found without being imported (importing wants libraries that the files do not
 need), and each file is held to its checksum, so that a chapter's numbers come from these weights and no others.
-Taught, once it is written, in 05_project/06_published_weights.
 """
 
 from __future__ import annotations

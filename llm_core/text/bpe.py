@@ -15,7 +15,7 @@ bytes stand for themselves, the others move to U+0100 and up, so the space is "Ä
 these strings (`tokenizer.json`, `merges.txt`, GGUF), and so do `tokens` and `vocabulary` here.
 
 Sources: Gage 1994 (the compression method), Sennrich et al. 2016 (merges inside words as a vocabulary), Radford et al.
-2019 (on bytes, with the alphabet). Taught, once it is written, in 02_architecture/02_tokenization.
+2019 (on bytes, with the alphabet).
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ engine, which uses all cores. It gives the same ids. What goes from one to the o
     tokenizer = BPETokenizer.load("tokenizer.json")     written to be read
     bulk = BulkTokenizer(tokenizer)                     the same ids
     ids = bulk.encode_batch(texts)                      on all cores
-
-Taught, once it is written, in 02_architecture/02_tokenization.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Characters as tokens: the smallest vocabulary that loses nothing of the text it was made from.
-
-Used in chapters/03_algorithms/01_self_attention; taught, once it is written, in 02_architecture/02_tokenization.
-"""
+"""Characters as tokens: the smallest vocabulary that loses nothing of the text it was made from."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What tokenizers share: special tokens that a text may name, and the file `tokenizer.json`.
 
-Used by `bpe`, `wordpiece` and `unigram`, which are taught, once it is written, in 02_architecture/02_tokenization.
+Used by `bpe`, `wordpiece` and `unigram`.
 """
 
 from __future__ import annotations

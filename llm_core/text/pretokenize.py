@@ -14,8 +14,6 @@ o200k_base of the package tiktoken.
 
 Letters (\p{L}) and numbers (\p{N}) are those of the Unicode version that the package `regex` carries. An engine with
 an older version cuts differently at characters that were added since, and only there.
-
-Taught, once it is written, in 02_architecture/02_tokenization.
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@ come:
     Hi F0 9F 98 80    Hi😀           😀
 
 It works with every tokenizer, since all it needs is `decode`.
-
-Taught in chapters/03_algorithms/05_inference.
 """
 
 from __future__ import annotations

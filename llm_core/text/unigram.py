@@ -17,7 +17,7 @@ that. Then the pieces go whose loss would cost the text the least.
 A space is written as ▁ at the beginning of a word, so that pieces say where words begin and the text can be put
 together again. Words are cut one by one: a piece never goes beyond a space.
 
-Source: Kudo 2018; Kudo and Richardson 2018 for ▁. Taught, once it is written, in 02_architecture/02_tokenization.
+Source: Kudo 2018; Kudo and Richardson 2018 for ▁.
 """
 
 from __future__ import annotations

@@ -14,8 +14,6 @@ offsets. That library knows the classes of characters (mark, punctuation, contro
 the version of Python: `LATER` lists what has come since. Three things are Python's own and may differ from the
 library's: the lower case of letters that are younger than Python's Unicode (55 of them in Python 3.11), the
 decomposition of such letters, and that of U+11938, which Python takes apart and the library does not.
-
-Taught, once it is written, in 05_project/03_wordpiece.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Whole words as tokens: readable, and helpless before a word it has not seen.
 
 Good for a handful of sentences, where every token should be a word that a reader recognises.
-
-Used in chapters/03_algorithms/06_three_sentences.
 """
 
 from __future__ import annotations

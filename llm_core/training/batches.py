@@ -1,7 +1,4 @@
-"""Batches: from token ids to (inputs, targets), where the target of each position is the token after it.
-
-Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
-"""
+"""Batches: from token ids to (inputs, targets), where the target of each position is the token after it."""
 
 from __future__ import annotations
 

@@ -6,8 +6,6 @@ its place and then moved there, so that a crash, a full disk or a kill leaves th
 of one. A SHA-256 of all it holds finds a file that was damaged later.
 
 Resuming from a checkpoint gives, on the same machine, the same bits as a run that was never stopped.
-
-Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
 """
 
 from __future__ import annotations

@@ -16,8 +16,6 @@ takes to write and read it. A few large chunks are best: each of them reads and 
 
 torch 2.13 has one too, `torch.nn.functional.linear_cross_entropy` with `options=LinearCrossEntropyOptions()`;
 benchmarks/training.py has both.
-
-Taught in chapters/03_algorithms/07_faster_training.
 """
 
 from __future__ import annotations

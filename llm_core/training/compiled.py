@@ -3,8 +3,6 @@
 The compiler writes a program of its own for the model, the loss and their gradients. That takes from half a minute to
 minutes, once for each shape of a batch, and pays where steps are many. With the loss inside the graph, logits and
 softmax need not be written out in between. On a CPU it pays together with bf16 most of all.
-
-Taught in chapters/03_algorithms/07_faster_training.
 """
 
 from __future__ import annotations

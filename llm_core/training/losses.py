@@ -1,12 +1,9 @@
 """Losses: how surprised the model is by what really came.
 
-    cross_entropy(logits, targets)   the mean over the targets: the function to read
-    CrossEntropy(...)                the same as the sum and the number of targets, which is what a training step wants:
-                                     batches can then be cut into parts of any size, and the parts add up
-    SoftCrossEntropy()               the same where a target is no token but a distribution: what a teacher expects
-
-Taught in chapters/03_algorithms/06_three_sentences, chapters/03_algorithms/04_training and
-chapters/04_mathematics/05_likelihood_and_perplexity.
+cross_entropy(logits, targets)   the mean over the targets: the function to read
+CrossEntropy(...)                the same as the sum and the number of targets, which is what a training step wants:
+                                 batches can then be cut into parts of any size, and the parts add up
+SoftCrossEntropy()               the same where a target is no token but a distribution: what a teacher expects
 """
 
 from __future__ import annotations
@@ -111,7 +108,7 @@ class SoftCrossEntropy:
 
     The loss is smallest where the model's distribution is the target's, and then is the target's entropy.
 
-    Source: Hinton, Vinyals and Dean 2015. Taught, once it is written, in 08_outlook/02_efficiency.
+    Source: Hinton, Vinyals and Dean 2015.
     """
 
     def total(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:

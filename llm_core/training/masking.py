@@ -5,8 +5,7 @@
       10 % become a token drawn from the vocabulary     no token can be trusted ...
       10 % stay as they are                             ... nor distrusted, and [MASK] never comes in a real text
 
-Source: Devlin et al. 2019, section 3.1 and appendix A.1. Taught, once it is written, in
-06_applications/04_classification.
+Source: Devlin et al. 2019, section 3.1 and appendix A.1.
 """
 
 from __future__ import annotations

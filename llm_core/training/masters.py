@@ -7,8 +7,6 @@ master:
 
     master  <- one step of the optimizer, with the gradient in float32
     weight  <- master, rounded to bf16
-
-Taught in chapters/03_algorithms/07_faster_training, which also measures what is lost without masters.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ It is for the matrices inside the blocks. Embeddings, the output head, norms and
 optimizer does both (`muon_groups`).
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the size of the step after Liu et
-al. 2025, "Muon is Scalable for LLM Training". Taught in chapters/03_algorithms/04_training.
+al. 2025, "Muon is Scalable for LLM Training".
 """
 
 from __future__ import annotations

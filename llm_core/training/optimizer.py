@@ -3,8 +3,7 @@
 Each weight keeps two running means, of its gradient and of the gradient's square; a step goes along their ratio.
 Weight decay pulls weights towards zero on the side, not through the gradient (that is the W).
 
-Source: Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2. Used in
-chapters/03_algorithms/06_three_sentences; taught in chapters/03_algorithms/04_training.
+Source: Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2.
 """
 
 from __future__ import annotations

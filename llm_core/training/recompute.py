@@ -7,8 +7,7 @@ third more work.
     kept          L x (all that a block computes)
     recomputed    L x (B T D) + (all that one block computes)
 
-Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost". Taught in
-chapters/03_algorithms/07_faster_training.
+Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 """
 
 from __future__ import annotations

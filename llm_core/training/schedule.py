@@ -1,7 +1,4 @@
-"""Schedules: the learning rate of each step, as pure functions of the step. Steps count from 0.
-
-Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
-"""
+"""Schedules: the learning rate of each step, as pure functions of the step. Steps count from 0."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """One step of training: forward, loss, backward, clip, update.
 
-    for each part of the batch      forward and backward; the gradients add up
-    all parameters                  clip the gradient, set the learning rate, update
-
-Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
+for each part of the batch      forward and backward; the gradients add up
+all parameters                  clip the gradient, set the learning rate, update
 """
 
 from __future__ import annotations

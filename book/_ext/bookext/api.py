@@ -52,7 +52,7 @@ def module_page(package: Package, module: str, notebooks: list[Notebook]) -> str
         links = [f"[{book.label}](../../{book.docname}.ipynb)" for book in uses]
         if links:
             lines += [f"{heading} that use it: {', '.join(links)}.", ""]
-    members = "\n   :members:" if has_members(package, module) else ""
+    members = "\n   :members:\n   :no-value:" if has_members(package, module) else ""
     return "\n".join([*lines, "```{eval-rst}", f".. automodule:: {module}{members}", "```", ""])
 
 
@@ -130,6 +130,8 @@ def sign(
     """A signature as the file has it: evaluated, the shapes would be objects of jaxtyping."""
     if what not in ("class", "exception", "function", "method"):
         return None
+    if getattr(thing, "_is_protocol", False):
+        return "", None  # nobody makes one
     try:
         found = inspect.signature(thing)
     except (TypeError, ValueError):
@@ -176,6 +178,14 @@ def link_short_name(
 def forget(app: Sphinx, env: BuildEnvironment) -> None:
     """The names are collected anew once all pages have been read."""
     env.names_of_the_package = None  # type: ignore[attr-defined]
+
+
+def no_edit_button(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Nobody can edit a page that is made by the build."""
+    if pagename.startswith(FOLDER + "/"):
+        for group in context.get("header_buttons", ()):
+            if "buttons" in group:
+                group["buttons"] = [button for button in group["buttons"] if "/edit/" not in button.get("url", "")]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -225,3 +235,4 @@ def setup(app: Sphinx) -> None:
     app.connect("env-updated", forget)
     app.connect("missing-reference", link_short_name)
     app.connect("doctree-read", add_box)
+    app.connect("html-page-context", no_edit_button, priority=900)

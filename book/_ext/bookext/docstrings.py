@@ -14,6 +14,8 @@ CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 # A character that starts or ends markup: emphasis, a substitution, a reference.
 MARKUP = re.compile(r"[\\*|`]|_(?!\w)|(?<!\w)_")
+# "vocab_size: V." is no list that begins with the letter V.
+ALONE = re.compile(r"^( *\w+: )(\w)\.(?=\s|$)", re.MULTILINE)
 ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 
 
@@ -47,6 +49,8 @@ def restructured(lines: list[str]) -> list[str]:
             out.append(line)
             continue
         if indent == 0:
+            if verbatim and before.strip():
+                out.append("")
             verbatim = False
             in_section = SECTION.match(line) is not None
             starts_item = ITEM.match(line) is not None
@@ -89,7 +93,8 @@ def inline(text: str) -> str:
         parts.append(code)
         end = match.end()
     parts.append(escaped(text[end:]))
-    return re.sub(r"^( *)Source: ", r"\1**Source:** ", "".join(parts), flags=re.MULTILINE)
+    whole = ALONE.sub(r"\1\\\2.", "".join(parts))
+    return re.sub(r"^( *)(Sources?): ", r"\1**\2:** ", whole, flags=re.MULTILINE)
 
 
 def escaped(text: str) -> str:

@@ -54,7 +54,9 @@ class Package:
         for path in sorted((self.root / self.name).rglob("*.py")):
             parts = path.relative_to(self.root).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            if not any(part.startswith("_") for part in name.split(".")):
+            # Deeper lie the exercises, a folder each, with their solutions: no reference shows them.
+            hidden = any(part.startswith("_") for part in name.split("."))
+            if len(path.relative_to(self.root).parts) <= 3 and not hidden:
                 found[name] = path
         return found
 
