@@ -36,7 +36,7 @@ from llm_core.pretrained.gguf import (
 )
 from llm_core.pretrained.names import to_ours, to_theirs
 from llm_core.pretrained.packages import MissingPackage
-from llm_core.text.bpe import BPETokenizer
+from llm_core.text.bpe_fast import BPETokenizer
 
 CORPUS = runpy.run_path(str(Path(__file__).parents[1] / "text" / "corpus.py"))
 SIZES = {

@@ -16,24 +16,22 @@ import pytest
 from corpus import AWKWARD, chinese, code, english, mixed_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from llm_core.text import unigram
-from llm_core.text.tokenizer import Tokenizer as OurProtocol
-from llm_core.text.tokenizer import UnknownTokenError
-from llm_core.text.unigram import (
-    BYTES,
-    Lattices,
-    UnigramTokenizer,
+from llm_core.text import unigram_fast
+from llm_core.text.lattice import (
     best_cut,
     best_cuts,
     edges_of,
     expected_counts,
     forward_scores,
-    learn_scores,
     prefixes_of,
     sample_cut,
-    seed_pieces,
-    split_at_spaces,
 )
+from llm_core.text.lattices import Lattices
+from llm_core.text.pretokenize import split_at_spaces
+from llm_core.text.tokenizer import Tokenizer as OurProtocol
+from llm_core.text.tokenizer import UnknownTokenError
+from llm_core.text.unigram_fast import BYTES, UnigramTokenizer
+from llm_core.text.unigram_training import learn_scores, seed_pieces
 
 SCORES = {"a": -2.0, "b": -2.5, "c": -3.0, "ab": -3.5, "bc": -4.0, "abc": -6.0, "aa": -4.0, "ca": -3.25, "bca": -5.5}
 WORDS = ["a", "ab", "abc", "aaaa", "abcabc", "bcabca", "cabbacab", "aabbccaa"]
@@ -372,7 +370,7 @@ def test_what_was_encoded_before_makes_no_difference(trained, monkeypatch):
     text = english()[:20_000]
     expected = UnigramTokenizer(trained.pieces).encode(text)
     assert trained.encode(text) == trained.encode(text) == expected
-    monkeypatch.setattr(unigram, "CACHE_SIZE", 3)
+    monkeypatch.setattr(unigram_fast, "CACHE_SIZE", 3)
     small = UnigramTokenizer(trained.pieces)
     ids = small.encode(text)
     assert ids == expected

@@ -16,22 +16,16 @@ import pytest
 from corpus import AWKWARD, chinese, code, english, mixed_text
 from tokenizers import BertWordPieceTokenizer, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from llm_core.text import wordpiece
+from llm_core.text import wordpiece_fast
+from llm_core.text.normalise import clean_text, lowercase, space_cjk, strip_accents
+from llm_core.text.pretokenize import split_words
 from llm_core.text.tokenizer import Tokenizer as OurProtocol
 from llm_core.text.tokenizer import UnknownTokenError
-from llm_core.text.wordpiece import (
-    SPECIAL,
-    WordPieceTokenizer,
-    clean_text,
-    is_punctuation,
-    learn_pieces,
-    longest_match,
-    lowercase,
-    space_cjk,
-    split_words,
-    strip_accents,
-    truncate_pair,
-)
+from llm_core.text.unicode_tables import is_punctuation
+from llm_core.text.wordpiece import SPECIAL
+from llm_core.text.wordpiece_fast import WordPieceTokenizer
+from llm_core.text.wordpiece_matching import longest_match, truncate_pair
+from llm_core.text.wordpiece_training import learn_pieces
 
 VOCABULARY = (
     *SPECIAL, *"abcdeghimnorstuz中文日一。,.!'-$", *(f"##{c}" for c in "abcdeghilmnorstuz̀έ"),
@@ -297,7 +291,7 @@ def test_what_was_encoded_before_makes_no_difference(monkeypatch):
     used = ours()
     used.encode(code()[:30_000])
     assert used.encode(text) == used.encode(text) == expected
-    monkeypatch.setattr(wordpiece, "CACHE_SIZE", 3)
+    monkeypatch.setattr(wordpiece_fast, "CACHE_SIZE", 3)
     small = ours()
     assert small.encode(text) == expected
     assert 0 < len(small._remembered) <= 3
