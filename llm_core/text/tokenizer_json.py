@@ -49,6 +49,7 @@ def read_components(text: str, *, model: str, **types: str | None) -> tuple[dict
     with reading(model):
         content = json.loads(text)
         expect("model.type", content["model"].get("type", model), [model])  # old files do not name it
+        iter(content["model"]["vocab"])  # every model has one: an error where it has not
         for name, expected in types.items():
             expect(f"{name}.type", type_of(content.get(name)), [expected])
         added = content.get("added_tokens") or []
