@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 
 class UnknownTokenError(ValueError):
@@ -62,7 +62,7 @@ class Vocabulary:
         self.size = max(self._tokens, default=-1) + 1
         """The largest id and one; gaps between the ids are counted, which `len` does not do."""
 
-    def __getitem__(self, id_: int) -> str:
+    def __getitem__(self, id_: SupportsIndex) -> str:
         return self.tokens_of([id_])[0]
 
     def __iter__(self) -> Iterator[str]:
@@ -94,14 +94,14 @@ class Vocabulary:
         except KeyError:
             raise UnknownTokenError(f"{token!r} is not among the {len(self)} tokens of the vocabulary") from None
 
-    def tokens_of(self, ids: Iterable[int]) -> list[str]:
+    def tokens_of(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """The tokens of a sequence of ids.
 
         Raises:
             UnknownTokenError: there is no token with such an id.
         """
         try:
-            # index: whatever counts as a whole number, so NumPy's and torch's too, and a float not at all.
+            # index: whole numbers of NumPy and torch count too.
             return list(map(self._tokens.__getitem__, map(operator.index, ids)))
         except KeyError as error:
             raise self.unknown(error.args[0]) from None

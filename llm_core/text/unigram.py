@@ -61,7 +61,7 @@ class SimpleUnigram:
         words = Counter(word for text in texts for word in split_at_spaces(text))
         scores = learn_scores(dict(sorted(words.items())), vocab_size - 1, max_length)
         learned = [(piece, round(score, 12)) for piece, score in scores.items()]
-        return cls([(UNK, 0.0), *sorted(learned, key=lambda pair: (-pair[1], pair[0]))])
+        return cls([(UNK, 0.0), *sorted(learned, key=lambda pair: (-round(pair[1], 9), pair[0]))])
 
     @property
     def vocab_size(self) -> int:
@@ -132,7 +132,7 @@ def learn_scores(words: Mapping[str, int], size: int, max_length: int = 16, shri
     Raises:
         ValueError: there are more characters than `size`, or none.
     """
-    used: dict[str, float] = dict(seed_pieces(words, max_length))
+    used = {piece: float(count) for piece, count in seed_pieces(words, max_length).items()}
     characters = [piece for piece in used if len(piece) == 1]
     if not 0 < len(characters) <= size:
         raise ValueError(

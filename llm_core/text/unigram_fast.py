@@ -126,7 +126,7 @@ class UnigramTokenizer:
         scores = learn_scores(words, vocab_size - len(fixed), max_length=max_length, seeds=seeds)
         # Twelve decimals: with more, a program may read another number from a file than the one that was written.
         learned = [(piece, round(score, 12)) for piece, score in scores.items() if piece not in fixed]
-        learned.sort(key=lambda pair: (-pair[1], pair[0]))
+        learned.sort(key=lambda pair: (-round(pair[1], 9), pair[0]))  # what ties but for rounding, ties
         pieces = [(piece, 0.0) for piece in fixed] + learned
         return cls(pieces, byte_fallback=byte_fallback, prepend=prepend, special_tokens=special_tokens)
 
