@@ -50,7 +50,7 @@ def digest(ids: Iterable[Iterable[int]]) -> str:
 
 
 def train_ours(kind: str, vocab_size: int) -> Any:
-    from llm_core.text.bpe import BPETokenizer
+    from llm_core.text.bpe_fast import BPETokenizer
 
     return BPETokenizer.train(text_of(kind), vocab_size)
 
@@ -90,7 +90,7 @@ def training(kind: str, vocab_size: int) -> dict[str, Contender]:
 
 def bpe(kind: str) -> tuple[Any, Any]:
     """The two tokenizers, with one vocabulary."""
-    from llm_core.text.bpe import BPETokenizer
+    from llm_core.text.bpe_fast import BPETokenizer
 
     theirs = train_theirs(kind, 20_000)
     return BPETokenizer.from_json(theirs.to_str()), theirs
@@ -99,11 +99,11 @@ def bpe(kind: str) -> tuple[Any, Any]:
 def wordpiece(kind: str) -> tuple[Any, Any]:
     from tokenizers import BertWordPieceTokenizer
 
-    from llm_core.text.wordpiece import WordPieceTokenizer
+    from llm_core.text.wordpiece_fast import WordPieceTokenizer
 
     # The library's own training gives another vocabulary in every process.
     ours = WordPieceTokenizer.train(text_of(kind).splitlines(), 20_000, limit_alphabet=5000)
-    vocabulary = {token: i for i, token in enumerate(ours.vocabulary)}
+    vocabulary = ours.vocabulary.ids
     return ours, BertWordPieceTokenizer(vocab=vocabulary, lowercase=True)._tokenizer
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from llm_core.models.llama import Llama, LlamaConfig
 from llm_core.pretrained.names import Line, check_shapes, load, load_each, same
 from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
-from llm_core.text.bpe import BPETokenizer
+from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.pretokenize import DIGITS_THEN_GPT2, GPT2, Split
 
 _SIZES = {

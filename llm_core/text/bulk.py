@@ -1,9 +1,9 @@
 """Bulk work: a vocabulary trained here, on the engine of the package tokenizers.
 
-The classes of this package are written to be read. For gigabytes of text the same vocabulary runs on the library's
+The tokenizers of this package are Python on one core. For gigabytes of text the same vocabulary runs on the library's
 engine, which uses all cores. It gives the same ids. What goes from one to the other is `tokenizer.json`.
 
-    tokenizer = BPETokenizer.load("tokenizer.json")     written to be read
+    tokenizer = BPETokenizer.load("tokenizer.json")     Python, one core
     bulk = BulkTokenizer(tokenizer)                     the same ids
     ids = bulk.encode_batch(texts)                      on all cores
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from llm_core.text.tokenizer import UnknownTokenError
+from llm_core.text.tokenizer import Vocabulary
 
 
 @runtime_checkable
@@ -38,12 +38,12 @@ class BulkTokenizer:
 
     def __init__(self, tokenizer: HasJson) -> None:
         self._engine = _engine(tokenizer.to_json())
-        self._ids = frozenset(self._engine.get_vocab(with_added_tokens=True).values())
+        self.vocabulary = Vocabulary(self._engine.get_vocab(with_added_tokens=True))
 
     @property
     def vocab_size(self) -> int:
         """The largest id and one."""
-        return max(self._ids, default=-1) + 1
+        return self.vocabulary.size
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
@@ -64,9 +64,7 @@ class BulkTokenizer:
             UnknownTokenError: there is no token with such an id; the library alone would leave it out.
         """
         numbers = list(ids)
-        for id_ in numbers:
-            if id_ not in self._ids:
-                raise UnknownTokenError(f"ids run from 0 to {self.vocab_size - 1}: got {id_}")
+        self.vocabulary.tokens_of(numbers)
         return self._engine.decode(numbers, skip_special_tokens=False)
 
 

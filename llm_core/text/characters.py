@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llm_core.text.tokenizer import UnknownTokenError
+from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 
 
 class CharacterTokenizer:
     """One id for each distinct character of a text, in the order of their code points.
+
+    Args:
+        characters: the vocabulary, in the order of the ids.
+
+    Raises:
+        ValueError: a character stands twice.
 
     >>> tokenizer = CharacterTokenizer.train("abba")
     >>> tokenizer.encode("bab")
@@ -17,11 +23,8 @@ class CharacterTokenizer:
     'ab'
     """
 
-    def __init__(self, characters: str) -> None:
-        if len(set(characters)) != len(characters):
-            raise ValueError(f"each character may stand in the vocabulary once: got {characters!r}")
-        self.characters = characters
-        self._ids = {character: id_ for id_, character in enumerate(characters)}
+    def __init__(self, characters: Iterable[str]) -> None:
+        self.vocabulary = Vocabulary(list(characters))
 
     @classmethod
     def train(cls, text: str) -> CharacterTokenizer:
@@ -37,7 +40,7 @@ class CharacterTokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of distinct characters."""
-        return len(self.characters)
+        return self.vocabulary.size
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, one for each character.
@@ -46,7 +49,7 @@ class CharacterTokenizer:
             UnknownTokenError: a character is not in the vocabulary.
         """
         try:
-            return [self._ids[character] for character in text]
+            return [self.vocabulary.ids[character] for character in text]
         except KeyError as error:
             character = error.args[0]
             raise UnknownTokenError(
@@ -60,9 +63,4 @@ class CharacterTokenizer:
         Raises:
             UnknownTokenError: an id is outside 0 ... vocab_size - 1.
         """
-        return "".join(self._character(id_) for id_ in ids)
-
-    def _character(self, id_: int) -> str:
-        if not 0 <= id_ < self.vocab_size:
-            raise UnknownTokenError(f"ids run from 0 to {self.vocab_size - 1}: got {id_}")
-        return self.characters[id_]
+        return "".join(self.vocabulary.tokens_of(ids))

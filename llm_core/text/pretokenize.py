@@ -1,5 +1,8 @@
 r"""Pre-tokenisation: a text is cut into pieces first, and no token crosses a cut.
 
+Byte-pair encoding cuts by a pattern (`Split`), WordPiece around spaces and punctuation (`split_words`), Unigram before
+each space (`split_at_spaces`).
+
 A `Split` is a regular expression; its matches are the pieces, and so is what lies between two matches. Joined, the
 pieces are the text again. What "I've 1024 cats" becomes, with _ for a space:
 
@@ -18,9 +21,12 @@ an older version cuts differently at characters that were added since, and only 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import regex
+
+from llm_core.text.unicode_tables import CONTROL_SPACES, SPACES, is_punctuation
 
 
 @dataclass(frozen=True)
@@ -88,3 +94,41 @@ CL100K = Split(_CL100K, covers=True)
 O200K = Split(_O200K, covers=True)
 WHITESPACE = Split(r"\s?\S+|\s+(?!\S)|\s+", covers=True)
 WHOLE = Split(None)
+
+
+# --- words ---
+
+SPACE = "▁"
+_not_space = re.compile(f"[^{SPACES}{CONTROL_SPACES}]+")
+
+
+def split_words(text: str) -> list[tuple[int, int]]:
+    """Where the words begin and end: cut at whitespace, and around each punctuation mark.
+
+    >>> split_words("don't  go")
+    [(0, 3), (3, 4), (4, 5), (7, 9)]
+    """
+    spans = []
+    for run in _not_space.finditer(text):
+        start = run.start()
+        for position in range(*run.span()):
+            if is_punctuation(text[position]):
+                spans += [(start, position), (position, position + 1)]
+                start = position + 1
+        spans.append((start, run.end()))
+    return [(start, end) for start, end in spans if start < end]
+
+
+def split_at_spaces(text: str, *, prepend: bool = True) -> list[str]:
+    """The words of a text, each with the space before it, written ▁. With `prepend`, a space is put before the text.
+
+    Only the plain space separates: a line break is a character like any other. A text that begins with a space gets
+    none.
+
+    >>> split_at_spaces("to be  or")
+    ['▁to', '▁be', '▁', '▁or']
+    """
+    text = text.replace(" ", SPACE)
+    if prepend and text and not text.startswith(SPACE):
+        text = SPACE + text
+    return re.findall(f"{SPACE}[^{SPACE}]*|[^{SPACE}]+", text)

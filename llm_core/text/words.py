@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from llm_core.text.tokenizer import UnknownTokenError
+from llm_core.text.tokenizer import Vocabulary
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 
@@ -18,6 +18,12 @@ class WordTokenizer:
 
     `<pad>` (id 0) fills up a batch, `<bos>` and `<eos>` begin and end a sentence, `<unk>` stands for any word
     that is not in the vocabulary. Case is kept.
+
+    Args:
+        words: the vocabulary after the special tokens, in the order of the ids.
+
+    Raises:
+        ValueError: a word stands twice, or has the name of a special token.
 
     >>> tokenizer = WordTokenizer.train(["I love reading books."])
     >>> tokenizer.tokens("I love maps.")
@@ -31,10 +37,7 @@ class WordTokenizer:
     pad_id, bos_id, eos_id, unk_id = 0, 1, 2, 3
 
     def __init__(self, words: Iterable[str]) -> None:
-        self.vocabulary = [PAD, BOS, EOS, UNK, *words]
-        self._ids = {word: id_ for id_, word in enumerate(self.vocabulary)}
-        if len(self._ids) != len(self.vocabulary):
-            raise ValueError("each word may stand in the vocabulary once, and the special tokens not at all")
+        self.vocabulary = Vocabulary([PAD, BOS, EOS, UNK, *words])
 
     @classmethod
     def train(cls, sentences: Iterable[str]) -> WordTokenizer:
@@ -58,11 +61,11 @@ class WordTokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of tokens, the four special ones counted."""
-        return len(self.vocabulary)
+        return self.vocabulary.size
 
     def encode(self, text: str) -> list[int]:
         """The ids of the words of a text; a word outside the vocabulary becomes `<unk>`."""
-        return [self._ids.get(token, self.unk_id) for token in self.tokens(text)]
+        return [self.vocabulary.ids.get(token, self.unk_id) for token in self.tokens(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a sequence of ids: spaces between words, none before a punctuation mark.
@@ -72,10 +75,5 @@ class WordTokenizer:
         Raises:
             UnknownTokenError: an id is outside 0 ... vocab_size - 1.
         """
-        words = [self._word(id_) for id_ in ids if id_ not in (self.pad_id, self.bos_id, self.eos_id)]
+        words = self.vocabulary.tokens_of(id_ for id_ in ids if id_ not in (self.pad_id, self.bos_id, self.eos_id))
         return re.sub(r" (?=[^\w\s<])", "", " ".join(words))
-
-    def _word(self, id_: int) -> str:
-        if not 0 <= id_ < self.vocab_size:
-            raise UnknownTokenError(f"ids run from 0 to {self.vocab_size - 1}: got {id_}")
-        return self.vocabulary[id_]

@@ -13,6 +13,7 @@ from llm_core.generation.generate import generate
 from llm_core.generation.sampling import RepetitionPenalty, Sampler
 from llm_core.generation.text import cut_pieces, find_stop, generate_text, stream_text
 from llm_core.text.characters import CharacterTokenizer
+from llm_core.text.tokenizer import Vocabulary
 from llm_core.text.words import WordTokenizer
 
 TEXT = "a bc, dé. Ünïcode – 中文字 — 😀👍🏽 e\ufffdf\n\nEND. abcabcabd "
@@ -25,6 +26,7 @@ class Bytes:
         raw = TEXT.encode()
         cuts = [sorted(chance.sample(range(len(raw) + 1), 2)) for _ in range(60)]
         self.tokens = [bytes([i]) for i in range(256)] + [raw[i : min(j, i + 7)] for i, j in cuts]
+        self.vocabulary = Vocabulary({str(i): i for i in range(len(self.tokens))})
         self.chance = chance
 
     @property

@@ -26,7 +26,7 @@ from llm_core.pretrained.bert import (
     save_bert,
 )
 from llm_core.pretrained.names import to_ours, to_theirs
-from llm_core.text.wordpiece import WordPieceTokenizer
+from llm_core.text.wordpiece_fast import WordPieceTokenizer
 
 CONFIG = BertConfig(
     vocab_size=31, context=11, n_layers=2, n_heads=3, d_model=12, d_ff=17, n_segments=3, pad_id=1, norm_eps=1e-7

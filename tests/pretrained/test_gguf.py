@@ -36,7 +36,7 @@ from llm_core.pretrained.gguf import (
 )
 from llm_core.pretrained.names import to_ours, to_theirs
 from llm_core.pretrained.packages import MissingPackage
-from llm_core.text.bpe import BPETokenizer
+from llm_core.text.bpe_fast import BPETokenizer
 
 CORPUS = runpy.run_path(str(Path(__file__).parents[1] / "text" / "corpus.py"))
 SIZES = {
@@ -256,7 +256,7 @@ def test_a_small_tokenizer_is_read(tmp_path):
     file = small_file(tmp_path / "small.gguf", tokenizer=tokenizer_entries())
     tokenizer = gguf_tokenizer(file)
     ids = tokenizer.encode("<|end|>abc")
-    assert ids == [0, 257, tokenizer.vocabulary["c"]]
+    assert ids == [0, 257, tokenizer.vocabulary.ids["c"]]
     assert len(tokenizer.encode(" 12")) == 3
     assert tokenizer.decode(ids) == "<|end|>abc"
 
@@ -333,7 +333,7 @@ def test_smollm2s_tokens_are_those_of_the_package_tokenizers(tokenizer, their_to
 def test_smollm2_answers(smollm2, tokenizer):
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = torch.tensor([tokenizer.encode(SMOLLM2_CHAT(messages))])
-    end = tokenizer.vocabulary["<|im_end|>"]
+    end = tokenizer.vocabulary.ids["<|im_end|>"]
     answer = tokenizer.decode(generate(smollm2, prompt, 12, stop_id=end)[0].tolist())
     assert "Paris" in answer
 

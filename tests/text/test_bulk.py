@@ -7,7 +7,7 @@ import sys
 import pytest
 from corpus import AWKWARD, mixed_text
 
-from llm_core.text.bpe import BPETokenizer
+from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.bulk import BulkTokenizer
 from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2
 from llm_core.text.tokenizer import Tokenizer, UnknownTokenError

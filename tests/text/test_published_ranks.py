@@ -14,7 +14,7 @@ import pytest
 import tiktoken
 from corpus import AWKWARD, mixed_text
 
-from llm_core.text.bpe import BPETokenizer
+from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.pretokenize import CL100K, GPT2, O200K
 
 

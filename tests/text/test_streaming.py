@@ -7,7 +7,7 @@ import random
 import pytest
 from corpus import AWKWARD, chinese, english
 
-from llm_core.text.bpe import BPETokenizer
+from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.characters import CharacterTokenizer
 from llm_core.text.streaming import StreamDecoder, decode_stream
 from llm_core.text.words import WordTokenizer

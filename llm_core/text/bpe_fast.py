@@ -1,0 +1,321 @@
+"""Byte-level byte-pair encoding, quickly: the merges and the ids of the first rung, `bpe`, for real work.
+
+`bpe.SimpleBPE` is the one to read first. What comes on top of it here:
+
+    bpe_training     counts of pairs are kept up to date, instead of counted anew for each merge
+    bpe_merging      a heap for long pieces, and cuts where no token reaches across
+    this file        the ids of pieces are remembered; special tokens; vocabularies of tiktoken, GPT-2 and GGUF
+    bpe_json         `tokenizer.json`, both ways
+
+Tokens are written in GPT-2's alphabet (`byte_alphabet`), in `tokens`, `vocabulary` and `merges`.
+
+Sources: Gage 1994 (the compression method), Sennrich et al. 2016 (merges inside words as a vocabulary), Radford et al.
+2019 (on bytes, with the alphabet).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from llm_core.files import write_whole
+from llm_core.text import bpe_json, tokenizer_json
+from llm_core.text.bpe_merging import LONG, Joints, merge, merge_long
+from llm_core.text.bpe_training import learn_merges
+from llm_core.text.byte_alphabet import ALPHABET, CHARACTER, from_alphabet, in_alphabet, utf8
+from llm_core.text.pretokenize import GPT2, Split
+from llm_core.text.remembered import Remembered
+from llm_core.text.special import SpecialTokens
+from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
+
+CACHE_SIZE = 2**16  # pieces whose ids are remembered; then it begins anew
+
+
+class BPETokenizer:
+    """Byte-level byte-pair encoding.
+
+    Args:
+        vocabulary: token -> id, each token in GPT-2's alphabet. It holds the special tokens too, as they are.
+            Ids may have gaps.
+        merges: pairs of tokens, the first learned first.
+        split: how a text is cut into pieces.
+        special_tokens: which tokens of the vocabulary are special: they are found in a text before it is cut, and are
+            never taken apart.
+        ignore_merges: a piece that is a token as a whole becomes that token, whether merges lead to it or not. So it
+            is in tiktoken and in Llama 3.
+
+    Raises:
+        ValueError: an id is given twice or is negative, a merge needs a token that is missing, a token cannot be read
+            as bytes, or a special token is missing, empty, or could be mistaken for bytes.
+
+    >>> tokenizer = BPETokenizer.train("low lower lowest", 260, min_count=1)
+    >>> tokenizer.tokens("lowest low")
+    ['low', 'e', 's', 't', 'Ġlow']
+    >>> tokenizer.decode(tokenizer.encode("lowest low"))
+    'lowest low'
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary | Mapping[str, int],
+        merges: Iterable[tuple[str, str]] = (),
+        *,
+        split: Split = GPT2,
+        special_tokens: Iterable[str] = (),
+        ignore_merges: bool = False,
+    ) -> None:
+        self.vocabulary = Vocabulary(vocabulary)
+        self.merges = list(merges)
+        self.split = split
+        self.ignore_merges = ignore_merges
+        self.special_tokens = _special_ids(special_tokens, self.vocabulary.ids)
+        self._special = SpecialTokens(self.special_tokens)
+        self._bytes = _bytes_of_ids(self.vocabulary, self.special_tokens)
+        self._byte_ids = [self.vocabulary.ids.get(CHARACTER[byte], -1) for byte in range(256)]
+        self._ranks, self._merged = _ranks_of_merges(self.merges, self.vocabulary.ids)
+        self._pieces = Remembered(self._encode_piece, size=CACHE_SIZE, longest=LONG - 1)
+        self._parts = Remembered(self._encode_part, size=CACHE_SIZE, longest=LONG - 1)
+
+    @classmethod
+    def train(
+        cls,
+        texts: str | Iterable[str],
+        vocab_size: int,
+        *,
+        split: Split = GPT2,
+        special_tokens: Sequence[str] = (),
+        min_count: int = 2,
+    ) -> BPETokenizer:
+        """Learn a vocabulary: special tokens first, then the 256 bytes, then a token for each merge.
+
+        Args:
+            texts: one text or many; a large corpus is best given as many, since each is cut into pieces at once.
+            vocab_size: how many tokens at most. There are fewer when no pair is frequent enough.
+            split: how a text is cut into pieces.
+            special_tokens: they get the ids from 0 on. Where a text holds one of them, it is trained on as text.
+            min_count: how often a pair must be seen to be merged.
+
+        Raises:
+            ValueError: vocab_size has no room for the bytes and the special tokens, min_count is not positive, or
+                a text holds half a surrogate pair.
+
+        Merges and ids are those of `BpeTrainer` in the package tokenizers.
+        """
+        smallest = len(special_tokens) + len(ALPHABET)
+        if vocab_size < smallest:
+            raise ValueError(
+                f"vocab_size must be at least {smallest} (256 bytes and {len(special_tokens)} special tokens): "
+                f"got {vocab_size}"
+            )
+        if min_count < 1:
+            raise ValueError(f"min_count must be at least 1: got {min_count}")
+        tokens = [*special_tokens, *ALPHABET]
+        ids = {token: id_ for id_, token in enumerate(tokens)}
+        _special_ids(special_tokens, ids)  # their errors now, not after the training
+        pieces: Counter[str] = Counter()
+        for text in [texts] if isinstance(texts, str) else texts:
+            pieces.update(split(text))
+        byte_ids = [ids[CHARACTER[byte]] for byte in range(256)]
+        words = [list(map(byte_ids.__getitem__, utf8(piece))) for piece in pieces]
+        pairs = learn_merges(words, list(pieces.values()), tokens, vocab_size, min_count)
+        merges = [(tokens[left], tokens[right]) for left, right in pairs]
+        return cls({token: id_ for id_, token in enumerate(tokens)}, merges, split=split, special_tokens=special_tokens)
+
+    @classmethod
+    def from_merges(
+        cls,
+        tokens: Sequence[str],
+        merges: Iterable[str],
+        *,
+        split: Split = GPT2,
+        special_tokens: Iterable[str] = (),
+        ignore_merges: bool = False,
+    ) -> BPETokenizer:
+        """A vocabulary as GPT-2's files and GGUF hold it: tokens in the order of their ids, merges as "left right".
+
+        A first line "#version: ..." of the merges is passed over. Other arguments and errors are those of the class.
+        """
+        return cls(
+            Vocabulary(tokens),
+            bpe_json.read_merges(merges),
+            split=split,
+            special_tokens=special_tokens,
+            ignore_merges=ignore_merges,
+        )
+
+    @classmethod
+    def from_ranks(
+        cls, ranks: Mapping[bytes, int], *, split: Split = GPT2, special_tokens: Mapping[str, int] | None = None
+    ) -> BPETokenizer:
+        """A vocabulary as tiktoken holds it: bytes -> rank, where the rank is the id and the order of the merges.
+
+        It names no pairs, but they can be found: a token is merged from the two parts that the earlier merges leave
+        of it. A token of which they leave more is only reached where it is a piece as a whole.
+
+        Raises:
+            ValueError: as for the class.
+        """
+        strings = {id_: in_alphabet(token) for token, id_ in ranks.items()}
+        byte_ids = [ranks.get(bytes([byte]), -1) for byte in range(256)]
+        pairs: dict[tuple[int, int], int] = {}
+        same = range(max(ranks.values(), default=0) + 1)  # here a merge's rank is the id of what it gives
+        for token, rank in sorted(ranks.items(), key=operator.itemgetter(1)):
+            parts = merge([byte_ids[byte] for byte in token], pairs, same)
+            if len(parts) == 2:
+                pairs[parts[0], parts[1]] = rank
+        special_tokens = special_tokens or {}
+        return cls(
+            {token: id_ for id_, token in strings.items()} | dict(special_tokens),
+            [(strings[left], strings[right]) for left, right in pairs],
+            split=split,
+            special_tokens=special_tokens,
+            ignore_merges=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> BPETokenizer:
+        """The tokenizer that a `tokenizer.json` describes, as the package tokenizers writes it.
+
+        Raises:
+            ValueError: it is no byte-level BPE, or asks for something that this class does not do. The message names
+                the component.
+        """
+        return cls(**bpe_json.read(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> BPETokenizer:
+        """Read a `tokenizer.json`. Errors are those of `from_json`, and OSError."""
+        return tokenizer_json.load(path, cls.from_json)
+
+    def to_json(self) -> str:
+        """What a `tokenizer.json` of this tokenizer holds: the package tokenizers gives the same ids with it."""
+        return bpe_json.write(self.vocabulary, self.merges, self.split, self._special, self.ignore_merges)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a `tokenizer.json`; returns its path. A file of that name is replaced once the new one is complete."""
+        return write_whole(path, self.to_json())
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest id and one; gaps between the ids are counted."""
+        return self.vocabulary.size
+
+    def encode(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[int]:
+        """The ids of a text.
+
+        Args:
+            text: any text, also an empty one.
+            allowed_special: the special tokens that may be found in the text; "all" is what the package tokenizers
+                does. Text from strangers is safe with (): then "<|im_start|>" is ten harmless characters or so, and
+                nobody can begin a new turn with it.
+
+        Raises:
+            UnknownTokenError: a byte of the text is not in the vocabulary. With all 256 bytes there, it cannot happen.
+            ValueError: the text holds half a surrogate pair, which has no bytes in UTF-8, or allowed_special names
+                something that is no special token.
+        """
+        first, *rest = self._special.split(text, allowed_special)
+        ids = self._encode_text(first)
+        for token, part in zip(rest[::2], rest[1::2], strict=True):
+            ids.append(self.special_tokens[token])
+            ids += self._encode_text(part)
+        return ids
+
+    def tokens(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[str]:
+        """The tokens of a text, in GPT-2's alphabet. Arguments and errors are those of `encode`."""
+        return self.vocabulary.tokens_of(self.encode(text, allowed_special=allowed_special))
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of a sequence of ids. Bytes that are no UTF-8 become U+FFFD, the replacement character.
+
+        A character can be spread over several tokens: decode all at once, or use a `StreamDecoder`.
+
+        Raises:
+            UnknownTokenError: there is no token with such an id.
+        """
+        return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> bytes:
+        """The bytes of a sequence of ids, exactly. Arguments and errors are those of `decode`."""
+        numbers = list(ids)
+        if skip_special_tokens:
+            special = set(self.special_tokens.values())
+            numbers = [id_ for id_ in numbers if id_ not in special]
+        try:
+            return b"".join(map(self._bytes.__getitem__, numbers))
+        except KeyError as error:
+            raise self.vocabulary.unknown(error.args[0]) from None
+
+    def _encode_text(self, text: str) -> list[int]:
+        return list(chain.from_iterable(map(self._pieces.__getitem__, self.split(text))))
+
+    def _encode_piece(self, piece: str) -> Iterable[int]:
+        if self.ignore_merges:
+            token = in_alphabet(utf8(piece))
+            if token in self.vocabulary and token not in self.special_tokens:
+                return [self.vocabulary.ids[token]]
+        if piece.isascii():
+            return self._encode_part(piece)
+        return chain.from_iterable(map(self._parts.__getitem__, self._joints.cut(piece)))
+
+    def _encode_part(self, part: str) -> list[int]:
+        raw = utf8(part)
+        ids = [self._byte_ids[byte] for byte in raw]
+        if -1 in ids:
+            byte = raw[ids.index(-1)]
+            raise UnknownTokenError(
+                f"the byte 0x{byte:02X} of {part!r} is not in the vocabulary, where it would be {CHARACTER[byte]!r}"
+            )
+        return (merge_long if len(ids) >= LONG else merge)(ids, self._ranks, self._merged)
+
+    @cached_property
+    def _joints(self) -> Joints:
+        return Joints(self._bytes.values())
+
+
+def _special_ids(special_tokens: Iterable[str], vocabulary: Mapping[str, int]) -> dict[str, int]:
+    if isinstance(special_tokens, str):
+        raise ValueError(f"give a list of special tokens: got one string, {special_tokens!r}")
+    ids: dict[str, int] = {}
+    for token in special_tokens:
+        if token in ids:
+            raise ValueError(f"each special token may be given once: got {token!r} more than once")
+        if token not in vocabulary:
+            raise ValueError(f"the special token {token!r} is not in the vocabulary: give it an id there")
+        # In the alphabet "é" is the byte 0xE9. A token that is both could not be decoded.
+        if not token or (set(token) <= set(ALPHABET) and (len(token) == 1 or not token.isascii())):
+            raise ValueError(f"the special token {token!r} could be taken for bytes: give a longer one, <|{token}|>")
+        ids[token] = vocabulary[token]
+    return ids
+
+
+def _bytes_of_ids(vocabulary: Vocabulary, special_tokens: Mapping[str, int]) -> dict[int, bytes]:
+    raw: dict[int, bytes] = {}
+    for token, id_ in vocabulary.ids.items():
+        try:
+            raw[id_] = utf8(token) if token in special_tokens else from_alphabet(token)
+        except ValueError as error:
+            raise ValueError(f"id {id_}: {error}: if it is a special token, name it in special_tokens") from None
+    return raw
+
+
+def _ranks_of_merges(
+    merges: Sequence[tuple[str, str]], ids: Mapping[str, int]
+) -> tuple[dict[tuple[int, int], int], list[int]]:
+    """Pair of ids -> rank, and rank -> id of what the pair becomes."""
+    ranks: dict[tuple[int, int], int] = {}
+    merged: list[int] = []
+    for rank, (left, right) in enumerate(merges):
+        for token in (left, right, left + right):
+            if token not in ids:
+                raise ValueError(
+                    f"the merge of {left!r} and {right!r} needs the token {token!r}: add it to the vocabulary"
+                )
+        ranks[ids[left], ids[right]] = rank
+        merged.append(ids[left + right])
+    return ranks, merged
