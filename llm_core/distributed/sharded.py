@@ -94,19 +94,29 @@ def clip_sharded(parameters: Iterable[Tensor], max_norm: float | int) -> Float[T
     The norm is the same in all processes, all of which must call it. Parameters may be divided in different ways, or
     not at all (those must have the same gradient everywhere).
     """
+    parameters = list(parameters)
+    norm = norm_sharded(parameters)
+    shorten(parameters, norm, max_norm)
+    return norm
+
+
+def norm_sharded(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """The norm of all gradients as one vector, of which each process holds a part. All processes must call it."""
     alike: dict[Any, list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
             grad = parameter.grad
             key = (grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else None
             alike.setdefault(key, []).append(grad)
-    norms = [_whole(nn.utils.get_total_norm(grads)) for grads in alike.values()]
-    norm = nn.utils.get_total_norm(norms)
-    scale = min(max_norm / (norm.item() + 1e-6), 1.0)  # torch's own 1e-6: the same numbers as with one process
-    for grads in alike.values():
-        for grad in grads:
-            local(grad).mul_(scale)
-    return norm
+    return nn.utils.get_total_norm([_whole(nn.utils.get_total_norm(grads)) for grads in alike.values()])
+
+
+def shorten(parameters: Iterable[Tensor], norm: Float[Tensor, ""], max_norm: float | int) -> None:
+    """Shorten the gradients to `max_norm` where their norm is longer: this process's part of them."""
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # torch's own 1e-6: the same numbers as with one process
+    for parameter in parameters:
+        if parameter.grad is not None:
+            local(parameter.grad).mul_(scale)
 
 
 @contextmanager

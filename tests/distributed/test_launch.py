@@ -169,7 +169,7 @@ def test_functions_that_no_process_could_find_are_refused(tmp_path):
     for place in (f"{tmp_path}/missing.py:work", HERE, f"{HERE}:", "work"):
         with pytest.raises(ValueError, match=r"of a file that exists: got "):
             run_processes(place, 2)
-    with pytest.raises(ValueError, match="at least one process: got n=0"):
+    with pytest.raises(ValueError, match="n must be at least 1: got 0"):
         run_processes(meet, 0)
 
 

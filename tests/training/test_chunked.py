@@ -197,7 +197,10 @@ def test_a_model_whose_logits_are_no_plain_product_is_refused():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"chunk": 0}, "chunk must be at least 1: got 0"), ({"label_smoothing": 1.0}, "label_smoothing is a share, .* got 1.0")],
+    [
+        ({"chunk": 0}, "chunk must be at least 1: got 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is a share, .* got 1.0"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from llm_core.models.gpt import GPT, GPTConfig
-from llm_core.training import checkpoint as checkpoint_module
 from llm_core.training.batches import Batch, shift
 from llm_core.training.checkpoint import CheckpointError, load_checkpoint
 from llm_core.training.losses import CrossEntropy
@@ -240,7 +239,7 @@ class Full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(number)
 
-        monkeypatch.setattr(checkpoint_module.os, "fsync", fsync)
+        monkeypatch.setattr(os, "fsync", fsync)
 
 
 def test_a_full_disk_is_a_warning_and_the_next_save_is_tried(tmp_path, monkeypatch):
@@ -368,7 +367,7 @@ def test_the_bar_begins_where_the_run_does_and_is_closed(tmp_path):
 
 
 def test_what_a_run_cannot_be_asked_for(tmp_path):
-    with pytest.raises(ValueError, match="keep=0"):
+    with pytest.raises(ValueError, match="keep must be at least 1: got 0"):
         a_run(tmp_path, keep=0)
     with a_run(tmp_path) as run, pytest.raises(ValueError, match="save_every=0"):
         next(run.steps(3, save_every=0))
