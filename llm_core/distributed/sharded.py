@@ -54,16 +54,16 @@ def shard(
 
     Args:
         model: the same one in every process. Its parameters become `DTensor`s, so build the optimizer afterwards.
-        mesh: one row of processes.
+        mesh: one row of processes; or a grid of the axes "data" and "shard", whose rows hold copies of the model.
         precision: number formats of the weights in use and of the sum of the gradients: `BFLOAT16`, for one; those
             of the weights unless given.
         reshard_after_forward: whether a block's weights are let go after the forward pass and gathered again for the
             backward pass; keeping them takes the whole model's memory and a third less sending.
 
     Raises:
-        ValueError: the mesh has more than one dimension, the model has no blocks, or it is sharded already.
+        ValueError: the mesh has other dimensions, the model has no blocks, or it is sharded already.
     """
-    if mesh.ndim != 1:
+    if mesh.ndim != 1 and mesh.mesh_dim_names != ("data", "shard"):
         raise ValueError(
             f"weights are divided along one row of processes: got a mesh of shape {tuple(mesh.shape)}. "
             'Give one of its dimensions, mesh["data"] for one'
@@ -75,10 +75,7 @@ def shard(
         raise ValueError(
             f"{type(model).__name__} has no blocks to divide it at: its repeated parts must be in an nn.ModuleList"
         )
-    group = mesh.get_group()
-    first = dist.get_global_rank(group, 0)
-    for tensor in (*model.parameters(), *model.buffers()):
-        dist.broadcast(local(tensor.detach()), first, group=group)
+    from_first(model, mesh)
     policy = MixedPrecisionPolicy() if precision is None else precision
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
@@ -86,6 +83,13 @@ def shard(
     for name in _METHODS:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
+
+
+def from_first(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Give every process of a mesh the weights that the first one has."""
+    for dimension in range(mesh.ndim):
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(local(tensor.detach()), group=mesh.get_group(dimension), group_src=0)
 
 
 def clip_sharded(parameters: Iterable[Tensor], max_norm: float | int) -> Float[Tensor, ""]:
