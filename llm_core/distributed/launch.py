@@ -272,7 +272,7 @@ class _Forked:
             self.codes[int(words[0])] = int(words[1])
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout: float | int | None = None) -> int:
         deadline = None if timeout is None else time.time() + timeout
         while (code := self.poll()) is None:
             if deadline is not None and time.time() > deadline:
