@@ -12,6 +12,8 @@ The loop stays where a reader sees it:
             batch = random_crops(ids, 16, 128, generator=draws)
             run.log(train_step(model, batch, optimizer, lr=schedule(step)))
 
+A model that several processes train together has its checkpoints in a `ShardedStore`: `Run(..., store=...)`.
+
 The same program, started again, goes on where the last whole checkpoint was, and ends with the same bits as a run that
 was never stopped. What a step draws at random must come from a generator that the run was given, or from torch's own.
 

