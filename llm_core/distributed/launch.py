@@ -369,7 +369,7 @@ def _failure(folder: Path, processes: Sequence[_Process]) -> WorkerError:
     # One that died without a word took the others with it. Had it lost another first, it would have said so.
     if dead:
         rank = dead[0]
-        code = processes[rank].returncode
+        code = processes[rank].poll() or 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         return WorkerError(f"process {rank} of {len(processes)} {how}\n{_log(folder, rank)}", rank=rank)
     first = min(reports, key=lambda path: path.stat().st_mtime_ns)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from llm_core.files import NotWritten
 from llm_core.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, name_of, save_checkpoint
 
 
+@runtime_checkable
 class Saved(Protocol):
     """A checkpoint that was found whole."""
 
@@ -50,6 +51,7 @@ class Saved(Protocol):
         """Put the model, the optimizer and the generators where they were; returns the step."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """Checkpoints of one run. Where several processes share it, all of them call each method, at the same time."""
 

@@ -125,9 +125,7 @@ def test_kept_memory_is_used_again():
     for how in ("keep", "as it is"):
         command = [sys.executable, "-c", PROGRAM, how]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-        out = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment, cwd=BENCHMARKS
-        ).stdout
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=BENCHMARKS)
         results[how] = done.stdout.split()
     if results["keep"][0] == "False":
         pytest.skip("another C library than glibc")
