@@ -10,6 +10,7 @@ install_import_hook("llm_core", "beartype.beartype")  # before the imports, whic
 import llm_core.compression.quantize  # noqa: E402
 import llm_core.distributed.checkpoint  # noqa: E402
 import llm_core.distributed.data_parallel  # noqa: E402
+import llm_core.distributed.parallelize  # noqa: E402
 import llm_core.distributed.pipeline  # noqa: E402
 import llm_core.distributed.sharded  # noqa: E402
 import llm_core.distributed.tensor_parallel  # noqa: E402
@@ -18,4 +19,5 @@ import llm_core.models.encoder_decoder  # noqa: E402
 import llm_core.models.gpt  # noqa: E402
 import llm_core.models.llama  # noqa: E402
 import llm_core.training.optimizer  # noqa: E402
+import llm_core.training.run  # noqa: E402
 import llm_core.training.step  # noqa: E402, F401
