@@ -98,11 +98,11 @@ def ours(
         import contextlib
 
         import torch
+        from cpu import keep_memory, short_attention
 
         from llm_core.training.batches import Batch
         from llm_core.training.chunked import ChunkedCrossEntropy
         from llm_core.training.compiled import Compiled
-        from llm_core.training.cpu import keep_memory, short_attention
         from llm_core.training.losses import CrossEntropy
         from llm_core.training.masters import MasterWeights
         from llm_core.training.optimizer import AdamW
@@ -195,10 +195,10 @@ def transformers(work: Work, *, kept: bool = False, **best: bool) -> Callable[[]
         import tempfile
 
         import torch.nn.functional as F
+        from cpu import keep_memory
         from transformers import GPT2LMHeadModel
 
         from llm_core.pretrained.gpt2 import save_gpt2
-        from llm_core.training.cpu import keep_memory
 
         if kept:
             keep_memory()

@@ -1,15 +1,16 @@
 """Checkpoints that several processes write and read together, each its own part; the numbers may differ.
 
-    run/step_00000200/            one checkpoint
+    run/step-00000200/            one checkpoint
         __0_0.distcp  ...         tensors, as many files as processes wrote (torch.distributed.checkpoint)
         .metadata                 which part of which tensor is where
         random.0.safetensors ...  the states of each process' random generators
         manifest.json             the step, settings, and size and SHA-256 of every file above
-    run/step_00000300.x.part/     unfinished: a save that goes on, or was killed
+    run/step-00000300.x.part/     unfinished: a save that goes on, or was killed
 
 A checkpoint is written under another name and renamed when every process has finished and every file is on the disk.
 So what has the name of a checkpoint is whole, and a crash at any moment costs the steps since the last one.
-`latest_checkpoint` finds it; it verifies every file, and goes back to the one before if a file was damaged later.
+`latest(ShardedStore(folder))` finds it; it verifies every file, and goes back to the one before if one was damaged
+later. A `Run` with such a store saves, prunes and goes on by itself.
 
 Tensors are named as in the model, whoever holds them. Two processes can go on with what four have saved, and one
 process can read all of it: `ShardedCheckpoint.restore` into a model that is not sharded.
@@ -37,7 +38,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from llm_core.files import digest, sync, write_whole
-from llm_core.training.checkpoint import Checkpoint, CheckpointError
+from llm_core.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    check_names,
+    check_weights,
+    header_of,
+    name_of,
+)
 
 FORMAT = "llm_core sharded checkpoint 1"
 _MANIFEST = "manifest.json"
@@ -73,7 +81,8 @@ class ShardedCheckpoint:
         """
         saved = self._saved()
         state: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-        self._check_weights(state, saved)
+        there = {key: entry.size for key, entry in saved.items() if key.startswith("model/")}
+        check_weights(self.path, {key: tensor.shape for key, tensor in state.items()}, there)
         names = _names(model)
         if optimizer is not None:
             self._check_optimizer(optimizer, names)
@@ -114,21 +123,6 @@ class ShardedCheckpoint:
     def _saved(self) -> dict[str, TensorStorageMetadata]:
         entries = dcp.FileSystemReader(self.path).read_metadata().state_dict_metadata
         return {key: entry for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
-
-    def _check_weights(self, state: Mapping[str, Tensor], saved: Mapping[str, TensorStorageMetadata]) -> None:
-        there = {key for key in saved if key.startswith("model/")}
-        missing, extra = sorted(state.keys() - there), sorted(there - state.keys())
-        if missing or extra:
-            raise CheckpointError(
-                f"{self.path} is of another model: the model has {len(missing)} weights that the checkpoint lacks "
-                f"({missing[:3]}), the checkpoint has {len(extra)} that the model lacks ({extra[:3]})"
-            )
-        for key, tensor in state.items():
-            if tensor.shape != saved[key].size:
-                raise CheckpointError(
-                    f"{self.path} is of a model of another size: {key} is {tuple(saved[key].size)} in the checkpoint "
-                    f"and {tuple(tensor.shape)} in the model. Build the model from the settings saved with it"
-                )
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> None:
         if self.optimizer_groups is None:
@@ -176,7 +170,7 @@ def save_sharded(
     generators: Mapping[str, torch.Generator] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the checkpoint `folder/step_...`; returns its path. All processes must call it.
+    """Write the checkpoint `folder/step-...`; returns its path. All processes must call it.
 
     Args:
         folder: where all checkpoints of a run lie, on a disk that all processes share. It is made if it is missing.
@@ -193,7 +187,7 @@ def save_sharded(
             "torch". All processes raise it, and the checkpoints that were there are still there.
     """
     folder = Path(folder)
-    final = folder / f"step_{step:08d}"
+    final = folder / name_of(step)
     names = _names(model)
     state: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     groups = None
@@ -206,14 +200,12 @@ def save_sharded(
     random_states = {name: generator.get_state() for name, generator in (generators or {}).items()}
 
     def check() -> tuple[str, str]:
-        if "torch" in random_states:
-            raise CheckpointError("'torch' is the name of the global generator: give yours another one")
-        header = {"format": FORMAT, "step": step, "settings": dict(settings or {}), "world": _world()}
-        text = json.dumps({**header, "optimizer_groups": groups})
+        check_names(generators or {})
+        text = json.dumps({"format": FORMAT, "world": _world(), **header_of(step, settings, groups)})
         temporary = folder / f"{final.name}.{secrets.token_hex(4)}.part"
         if _rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob("step_*.part"):
+            for left in folder.glob("step-*.part"):
                 shutil.rmtree(left)
             temporary.mkdir()
         return str(temporary), text
@@ -240,7 +232,7 @@ def save_sharded(
     return final
 
 
-def read_sharded(path: str | Path) -> ShardedCheckpoint:
+def load_sharded(path: str | Path) -> ShardedCheckpoint:
     """Verify a checkpoint and read what it is; `restore` then reads its tensors. All processes must call it.
 
     The files are divided among the processes, so that each is read for verification once.
@@ -276,26 +268,59 @@ def read_sharded(path: str | Path) -> ShardedCheckpoint:
     return _together(f"verify {path}", read)[_rank()]
 
 
-def latest_checkpoint(folder: str | Path) -> ShardedCheckpoint | None:
-    """The last checkpoint of a run that is whole; None if there is none yet. All processes must call it.
+class ShardedStore:
+    """The checkpoints of a run in several processes, for `Run(store=...)`: a folder for each step.
 
-    Unfinished ones are passed over, and damaged ones too, with a warning.
-
-    Raises:
-        CheckpointError: there are checkpoints, and all of them are damaged: a run should not begin anew unasked.
+    All processes make one, of a folder on a disk that they share, and call each method together.
     """
-    # One process looks, so that all try the same ones, whatever a network's disk shows to whom.
-    found = _together("look for checkpoints", lambda: _finished(Path(folder)) if _rank() == 0 else [])[0]
-    problems = []
-    for name in found:
-        try:
-            return read_sharded(Path(folder) / name)
-        except CheckpointError as error:
-            problems.append(str(error))
-            warnings.warn(f"passed over a damaged checkpoint: {error}", stacklevel=2)
-    if problems:
-        raise CheckpointError(f"no checkpoint in {folder} can be used:\n" + "\n".join(problems))
-    return None
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def rank(self) -> int:
+        """This process among the others."""
+        return _rank()
+
+    def save(
+        self,
+        *,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        generators: Mapping[str, torch.Generator] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the checkpoint of a step; returns its path. Arguments and errors are those of `save_sharded`."""
+        return save_sharded(
+            self.folder, step=step, model=model, optimizer=optimizer, generators=generators, settings=settings
+        )
+
+    def finished(self) -> list[Path]:
+        """The checkpoints that have a manifest, the newest first."""
+        # One process looks, so that all see the same ones, whatever a network's disk shows to whom.
+        names = _together("look for checkpoints", lambda: _finished(self.folder) if _rank() == 0 else [])[0]
+        return [self.folder / name for name in names]
+
+    def load(self, path: Path) -> ShardedCheckpoint:
+        """Verify a checkpoint and read what it is; errors are those of `load_sharded`."""
+        return load_sharded(path)
+
+    def prune(self, keep: int) -> None:
+        """Drop all but the newest `keep`, and what killed saves have left."""
+        _together("drop old checkpoints", lambda: _drop(self.folder, keep) if _rank() == 0 else None)
+
+    def set_aside(self, path: Path) -> None:
+        """Call a damaged checkpoint `step-....damaged`."""
+        _together("set a damaged checkpoint aside", lambda: _set_aside(path) if _rank() == 0 else None)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any of the processes."""
+        if _world() == 1:
+            return flag
+        number = torch.tensor(int(flag))
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        return bool(number)
 
 
 # ---- parts of a save ----
@@ -334,8 +359,20 @@ def _publish(manifest: Mapping[str, Any], temporary: Path, final: Path) -> None:
 
 def _finished(folder: Path) -> list[str]:
     """Names of the finished checkpoints, the last one first."""
-    names = [path.parent.name for path in folder.glob(f"step_*/{_MANIFEST}")]
-    return sorted((n for n in names if n.removeprefix("step_").isdigit()), key=lambda n: -int(n.removeprefix("step_")))
+    names = [path.parent.name for path in folder.glob(f"step-*/{_MANIFEST}")]
+    return sorted((n for n in names if n.removeprefix("step-").isdigit()), key=lambda n: -int(n.removeprefix("step-")))
+
+
+def _drop(folder: Path, keep: int) -> None:
+    for name in _finished(folder)[keep:]:
+        # Under another name first: killed in the midst of it, this must not leave half of a checkpoint.
+        (folder / name).rename(folder / f"{name}.old.part")
+    for left in folder.glob("step-*.part"):
+        shutil.rmtree(left)
+
+
+def _set_aside(path: Path) -> None:
+    path.rename(path.with_suffix(".damaged"))
 
 
 def _load_tensors(state: dict[str, Tensor], path: Path, *, alone: bool) -> None:

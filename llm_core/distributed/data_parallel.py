@@ -33,6 +33,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from llm_core.distributed.sharded import local
 from llm_core.training.batches import Batch
 from llm_core.training.losses import Loss
 from llm_core.training.step import StepRecord
@@ -134,7 +135,7 @@ def all_reduce_gradients(model: nn.Module, group: dist.ProcessGroup | None = Non
         if parameter.requires_grad:
             if parameter.grad is None:  # not used here; maybe by another process, which must not wait for this one
                 parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad, group=group)
+            dist.all_reduce(local(parameter.grad), group=group)
             parameter.grad /= world
 
 

@@ -12,35 +12,48 @@ the first process that fails stops the rest.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import importlib
 import importlib.util
 import inspect
 import os
 import pickle
+import select
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
+from llm_core.checks import check_sizes
 from llm_core.files import write_whole
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _POLL = 0.02  # seconds between two looks at the processes
+_ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # a process that has others beside it takes one thread
+_CAN_FORK = sys.platform == "linux"  # macOS has libraries that do not survive a fork, and Windows has no fork
 _GRACE = 2.0  # seconds that processes have to end by themselves after the work is done or has failed
+
+
+# Modules that the process from which others are forked imports once, for all of them. What is named here must start
+# no thread; what changes while the program runs does not belong here.
+PRELOAD: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -117,22 +130,22 @@ def run_processes(function: Callable[..., Any] | str, n: int, *args: Any, timeou
     """Call `function(worker, *args)` in `n` new processes on this machine's CPU; returns what each returned, by rank.
 
     The processes have one thread each, and meet at a port of 127.0.0.1 that this process holds open. What they print
-    is part of an error's message and is dropped otherwise.
+    is part of an error's message and is dropped otherwise. On Linux they are forked from one that has torch loaded,
+    which the first call starts; elsewhere each starts anew, which takes seconds.
 
     Args:
         function: a function of an importable module or of a script that is a file, or its place: "train.py:work".
         n: number of processes.
         args: given to every process; like the results, they are pickled. Numbers, strings, tensors on the CPU, and
             lists and dicts of these are safe.
-        timeout: seconds for all of it, starting the processes included (which takes a few).
+        timeout: seconds for all of it, starting the processes included.
 
     Raises:
         ValueError: `n` is below 1, or new processes cannot find the function: one defined in a notebook's cell, or
             within another function, is in no file that they could read.
         WorkerError: a process raised an exception or died, or time ran out. The others have been stopped.
     """
-    if n < 1:
-        raise ValueError(f"there must be at least one process: got n={n}")
+    check_sizes(n=n)
     place = _place(function)
     deadline = time.time() + timeout
     # The store lives here and takes a port that is free: no one can take it between a look and its use. The host's
@@ -143,10 +156,14 @@ def run_processes(function: Callable[..., Any] | str, n: int, *args: Any, timeou
         (folder / "call").write_bytes(pickle.dumps((place, sys.path, deadline, timeout)))
         # Apart from the call: to be read, it may need the modules that the call's path leads to.
         (folder / "args").write_bytes(pickle.dumps(args))
-        processes: list[subprocess.Popen[bytes]] = []
+        environments = [_environment(rank, n, store.port) for rank in range(n)]
+        processes: list[_Process] = []
         try:
-            for rank in range(n):
-                processes.append(_start(folder, rank, n, store.port))
+            if _CAN_FORK:
+                processes += _fork(folder, environments)
+            else:
+                for rank in range(n):
+                    processes.append(_start(folder, rank, environments[rank]))
             _wait(folder, processes, deadline)
         finally:
             _stop(processes)
@@ -197,7 +214,7 @@ def _place(function: Callable[..., Any] | str) -> tuple[str, str, str]:
     return module, str(Path(code.co_filename).resolve()), name
 
 
-def _start(folder: Path, rank: int, world: int, port: int) -> subprocess.Popen[bytes]:
+def _environment(rank: int, world: int, port: int) -> dict[str, str]:
     environment = {
         **os.environ,
         "RANK": str(rank),
@@ -207,16 +224,23 @@ def _start(folder: Path, rank: int, world: int, port: int) -> subprocess.Popen[b
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there: rank 0 must not open one
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        **_ALONE,
+        "PYTHONPATH": _python_path(),
     }
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
     if loopback:  # otherwise gloo asks what the host's name leads to
         environment.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    return environment
+
+
+def _python_path() -> str:
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+
+
+def _start(folder: Path, rank: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with (folder / f"{rank}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", "from llm_core.distributed.launch import _work; _work()", str(folder)],
+            [sys.executable, "-c", "from llm_core.distributed import launch; launch._work()", str(folder)],
             env=environment,
             stdin=subprocess.PIPE,  # closes when this process ends, however it ends
             stdout=log,
@@ -224,7 +248,92 @@ def _start(folder: Path, rank: int, world: int, port: int) -> subprocess.Popen[b
         )
 
 
-def _wait(folder: Path, processes: Sequence[subprocess.Popen[bytes]], deadline: float) -> None:
+class _Forked:
+    """One of the processes that were forked for a call, with what `Popen` offers of one that was started.
+
+    Their keeper says on a socket when one has ended, and ends them all when the socket is closed.
+    """
+
+    def __init__(self, rank: int, keeper: socket.socket, codes: dict[int, int], stdin: BinaryIO) -> None:
+        self.rank, self.keeper, self.codes, self.stdin = rank, keeper, codes, stdin
+
+    @property
+    def returncode(self) -> int | None:
+        return self.codes.get(self.rank)
+
+    def poll(self) -> int | None:
+        while self.returncode is None and select.select([self.keeper], [], [], 0)[0]:
+            words = self.keeper.recv(64).split()
+            if not words:  # the keeper is gone, and they with it
+                self.codes.setdefault(self.rank, -signal.SIGKILL)
+                break
+            self.codes[int(words[0])] = int(words[1])
+        return self.returncode
+
+    def wait(self, timeout: float | int | None = None) -> int:
+        deadline = None if timeout is None else time.time() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.time() > deadline:
+                raise subprocess.TimeoutExpired("a forked process", timeout or 0)
+            time.sleep(_POLL)
+        return code
+
+    def kill(self) -> None:
+        with suppress(OSError):  # the keeper may be gone
+            self.keeper.shutdown(socket.SHUT_WR)
+
+
+_Process = subprocess.Popen[bytes] | _Forked
+
+
+class _Template:
+    """A process that has torch loaded, has one thread and is in no group: what others are forked from."""
+
+    def __init__(self) -> None:
+        self.owner, self.preload = os.getpid(), tuple(PRELOAD)
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        code = "from llm_core.distributed import launch; launch._serve()"
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, str(theirs.fileno()), *self.preload],
+                env={**os.environ, **_ALONE, "PYTHONPATH": _python_path()},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the process that calls, which then ends the others
+            )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        self.channel.close()
+        if self.owner == os.getpid():
+            self.process.wait()
+
+
+_template: _Template | None = None
+
+
+def _fork(folder: Path, environments: Sequence[Mapping[str, str]]) -> list[_Forked]:
+    global _template
+    (folder / "environments").write_bytes(pickle.dumps((os.getcwd(), list(environments))))
+    for rank in range(len(environments)):
+        (folder / f"{rank}.log").touch()
+    t = _template
+    if t is None or t.owner != os.getpid() or t.preload != tuple(PRELOAD) or t.process.poll() is not None:
+        _template = t = _Template()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    read, write = os.pipe()
+    stdin = os.fdopen(write, "wb")  # closes when this process ends, however it ends
+    try:
+        socket.send_fds(t.channel, [str(folder).encode()], [theirs.fileno(), read])
+    finally:
+        theirs.close()
+        os.close(read)
+    codes: dict[int, int] = {}
+    return [_Forked(rank, ours, codes, stdin) for rank in range(len(environments))]
+
+
+def _wait(folder: Path, processes: Sequence[_Process], deadline: float) -> None:
     """Until every process has written its result. What counts is that, and not how it then ends."""
     while True:
         ended = [process.poll() is not None for process in processes]  # before the look at the files
@@ -246,7 +355,7 @@ def _wait(folder: Path, processes: Sequence[subprocess.Popen[bytes]], deadline: 
         time.sleep(_POLL)
 
 
-def _failure(folder: Path, processes: Sequence[subprocess.Popen[bytes]]) -> WorkerError:
+def _failure(folder: Path, processes: Sequence[_Process]) -> WorkerError:
     """The error of the process that failed first; the others' tell only that they lost it."""
     time.sleep(5 * _POLL)  # the others may know of a process' death before the system tells its parent
     dead = [
@@ -258,7 +367,7 @@ def _failure(folder: Path, processes: Sequence[subprocess.Popen[bytes]]) -> Work
     # One that died without a word took the others with it. Had it lost another first, it would have said so.
     if dead:
         rank = dead[0]
-        code = processes[rank].returncode
+        code = processes[rank].poll() or 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         return WorkerError(f"process {rank} of {len(processes)} {how}\n{_log(folder, rank)}", rank=rank)
     first = min(reports, key=lambda path: path.stat().st_mtime_ns)
@@ -270,7 +379,7 @@ def _log(folder: Path, rank: int) -> str:
     return (folder / f"{rank}.log").read_text(errors="replace")[-4000:]
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Sequence[_Process]) -> None:
     """End those that do not end by themselves, and leave none behind as a zombie."""
     deadline = time.time() + _GRACE
     for process in processes:
@@ -281,9 +390,65 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
         assert process.stdin is not None
         process.stdin.close()
+    for process in processes:
+        if isinstance(process, _Forked):
+            process.keeper.close()
 
 
 # ---- a new process' side ----
+
+
+def _serve() -> None:
+    """What the template runs: at each message, naming a folder, it forks a keeper of that call's processes."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    for module in sys.argv[2:]:
+        importlib.import_module(module)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how the keepers have ended
+    while True:
+        folder, descriptors, _, _ = socket.recv_fds(channel, 4096, 2)
+        if not folder:  # the process that started this one is gone
+            return
+        if os.fork() == 0:
+            channel.close()
+            try:
+                _keep(Path(folder.decode()), *descriptors)
+            finally:
+                os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _keep(folder: Path, control: int, stdin: int) -> None:
+    """Fork the processes of a call, say of each that it has ended, and end them when no one listens any more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    place, environments = pickle.loads((folder / "environments").read_bytes())
+    ranks = {}
+    for rank, environment in enumerate(environments):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(control)
+                log = os.open(folder / f"{rank}.log", os.O_WRONLY)
+                for number, descriptor in enumerate([stdin, log, log]):
+                    os.dup2(descriptor, number)
+                os.environ.clear()
+                os.environ.update(environment)
+                os.chdir(place)
+                np.random.seed()  # noqa: NPY002 (of its own, as in a new process: all others do that by themselves)
+                sys.argv = ["-c", str(folder)]
+                _work()
+            finally:
+                os._exit(1)
+        ranks[pid] = rank
+    os.close(stdin)
+    with socket.socket(fileno=control) as parent:
+        while ranks:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                parent.send(f"{ranks.pop(pid)} {os.waitstatus_to_exitcode(status)}".encode())
+            elif select.select([parent], [], [], _POLL)[0]:  # nothing is ever sent this way: it was closed
+                for pid in ranks:
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _work() -> None:

@@ -20,8 +20,7 @@ up after the backward pass.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,10 +34,11 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 from torch.distributed.tensor import DTensor
 
-from llm_core.distributed.sharded import clip_sharded, local
+from llm_core.checks import check_sizes
+from llm_core.distributed.sharded import norm_sharded, shorten
 from llm_core.training.batches import Batch
 from llm_core.training.losses import Loss
-from llm_core.training.step import CROSS_ENTROPY, NotFinite, StepRecord
+from llm_core.training.step import CROSS_ENTROPY, StepRecord, update
 
 _FIRST, _LAST = ("token_embedding", "positions", "dropout"), ("norm", "head")
 
@@ -253,17 +253,14 @@ class Pipeline:
         dist.broadcast(value, group=self.group, group_src=self.stage.n_stages - 1)
         return value
 
-    def clip(self, max_norm: float | int) -> Float[Tensor, ""]:
+    def clip(self, parameters: Iterable[Tensor], max_norm: float | int) -> Float[Tensor, ""]:
         """`nn.utils.clip_grad_norm_` over all stages; a tied table's gradient, which two of them hold, counts once."""
-        with_grad = [parameter for parameter in self.stage.parameters() if parameter.grad is not None]
+        own = list(parameters)
         copied = self.stage.tied if self.stage.is_last else None
-        square = clip_sharded([p for p in with_grad if p is not copied], math.inf).square()
+        square = norm_sharded(parameter for parameter in own if parameter is not copied).square()
         dist.all_reduce(square, group=self.group)
         norm = square.sqrt()
-        scale = min(max_norm / (norm.item() + 1e-6), 1.0)  # torch's own 1e-6: the same numbers as with one process
-        for parameter in with_grad:
-            assert parameter.grad is not None
-            local(parameter.grad).mul_(scale)
+        shorten(own, norm, max_norm)
         return norm
 
     def _check(self, batch: Batch) -> Int[Tensor, "B T"]:
@@ -345,16 +342,9 @@ def pipeline_step(
         ValueError: there is no target to learn from, or the batch is not for this pipeline. In all processes, too.
     """
     optimizer.zero_grad(set_to_none=True)
-    value = pipeline.forward_backward(batch, loss)
-    if not torch.isfinite(value):
-        raise NotFinite("loss", value.item(), [batch])
-    norm = pipeline.clip(max_norm)
-    if not torch.isfinite(norm):
-        raise NotFinite("gradient norm", norm.item(), [batch])
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    return StepRecord(loss=value.item(), grad_norm=norm.item(), lr=lr)
+    mean = pipeline.forward_backward(batch, loss)
+    parameters = pipeline.stage.parameters()
+    return update(parameters, mean, optimizer, lr=lr, max_norm=max_norm, clip=pipeline.clip, batch=[batch])
 
 
 def bubble_fraction(n_stages: int, n_microbatches: int) -> float:
@@ -369,10 +359,7 @@ def bubble_fraction(n_stages: int, n_microbatches: int) -> float:
     >>> bubble_fraction(4, 4), bubble_fraction(4, 27)
     (0.42857142857142855, 0.1)
     """
-    if n_stages < 1 or n_microbatches < 1:
-        raise ValueError(
-            f"there is at least one stage and one microbatch: got n_stages={n_stages}, n_microbatches={n_microbatches}"
-        )
+    check_sizes(n_stages=n_stages, n_microbatches=n_microbatches)
     return (n_stages - 1) / (n_microbatches + n_stages - 1)
 
 

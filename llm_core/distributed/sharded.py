@@ -53,16 +53,16 @@ def shard(
 
     Args:
         model: the same one in every process. Its parameters become `DTensor`s, so build the optimizer afterwards.
-        mesh: one row of processes.
+        mesh: one row of processes; or a grid of the axes "data" and "shard", whose rows hold copies of the model.
         precision: number formats of the weights in use and of the sum of the gradients: `BFLOAT16`, for one; those
             of the weights unless given.
         reshard_after_forward: whether a block's weights are let go after the forward pass and gathered again for the
             backward pass; keeping them takes the whole model's memory and a third less sending.
 
     Raises:
-        ValueError: the mesh has more than one dimension, the model has no blocks, or it is sharded already.
+        ValueError: the mesh has other dimensions, the model has no blocks, or it is sharded already.
     """
-    if mesh.ndim != 1:
+    if mesh.ndim != 1 and mesh.mesh_dim_names != ("data", "shard"):
         raise ValueError(
             f"weights are divided along one row of processes: got a mesh of shape {tuple(mesh.shape)}. "
             'Give one of its dimensions, mesh["data"] for one'
@@ -74,10 +74,7 @@ def shard(
         raise ValueError(
             f"{type(model).__name__} has no blocks to divide it at: its repeated parts must be in an nn.ModuleList"
         )
-    group = mesh.get_group()
-    first = dist.get_global_rank(group, 0)
-    for tensor in (*model.parameters(), *model.buffers()):
-        dist.broadcast(local(tensor.detach()), first, group=group)
+    from_first(model, mesh)
     policy = MixedPrecisionPolicy() if precision is None else precision
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
@@ -87,25 +84,42 @@ def shard(
             register_fsdp_forward_method(model, name)
 
 
+def from_first(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Give every process of a mesh the weights that the first one has."""
+    for dimension in range(mesh.ndim):
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(local(tensor.detach()), group=mesh.get_group(dimension), group_src=0)
+
+
 def clip_sharded(parameters: Iterable[Tensor], max_norm: float | int) -> Float[Tensor, ""]:
     """`nn.utils.clip_grad_norm_` for parameters of which each process holds a part; returns the norm of the whole.
 
     The norm is the same in all processes, all of which must call it. Parameters may be divided in different ways, or
     not at all (those must have the same gradient everywhere).
     """
+    parameters = list(parameters)
+    norm = norm_sharded(parameters)
+    shorten(parameters, norm, max_norm)
+    return norm
+
+
+def norm_sharded(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """The norm of all gradients as one vector, of which each process holds a part. All processes must call it."""
     alike: dict[Any, list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
             grad = parameter.grad
             key = (grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else None
             alike.setdefault(key, []).append(grad)
-    norms = [_whole(nn.utils.get_total_norm(grads)) for grads in alike.values()]
-    norm = nn.utils.get_total_norm(norms)
-    scale = min(max_norm / (norm.item() + 1e-6), 1.0)  # torch's own 1e-6: the same numbers as with one process
-    for grads in alike.values():
-        for grad in grads:
-            local(grad).mul_(scale)
-    return norm
+    return nn.utils.get_total_norm([_whole(nn.utils.get_total_norm(grads)) for grads in alike.values()])
+
+
+def shorten(parameters: Iterable[Tensor], norm: Float[Tensor, ""], max_norm: float | int) -> None:
+    """Shorten the gradients to `max_norm` where their norm is longer: this process's part of them."""
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # torch's own 1e-6: the same numbers as with one process
+    for parameter in parameters:
+        if parameter.grad is not None:
+            local(parameter.grad).mul_(scale)
 
 
 @contextmanager

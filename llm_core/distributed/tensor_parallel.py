@@ -17,7 +17,7 @@ position, and two more on the way back:
     norms, positions           not at all             everything                    nothing
 
 Torch's own engine does it (`DTensor`), from outside: no model knows of it. `plan` says what happens to which layer,
-`parallelize` does it.
+`spread` does it.
 
 Source: Shoeybi et al. 2019 (Megatron-LM), section 3.
 """
@@ -101,7 +101,7 @@ class VocabularyParallelEmbedding(nn.Module):
 
 
 def plan(model: nn.Module) -> dict[str, ParallelStyle]:
-    """What `parallelize` does to which layer: names as in `model.named_modules()`, and torch's styles.
+    """What `spread` does to which layer: names as in `model.named_modules()`, and torch's styles.
 
     Layers that are not named stay whole in every process.
 
@@ -138,7 +138,7 @@ def plan(model: nn.Module) -> dict[str, ParallelStyle]:
     return styles
 
 
-def parallelize(model: Model, mesh: DeviceMesh) -> Model:
+def spread(model: Model, mesh: DeviceMesh) -> Model:
     """Spread a model over the processes of a mesh, in place. It is then called as before, with the same ids everywhere.
 
     All start from the first process's weights. Parameters are new ones afterwards: make the optimizer after this. Train

@@ -58,7 +58,7 @@ class Checkpoint:
         """
         generators = generators or {}
         weights = self._under("model")
-        self._check_weights(model, weights)
+        check_weights(self.path, _shapes(model.state_dict()), _shapes(weights))
         state: dict[int, dict[str, Tensor]] = {}
         if optimizer is not None:
             state = self._optimizer_state()
@@ -84,21 +84,6 @@ class Checkpoint:
     def _under(self, prefix: str) -> dict[str, Tensor]:
         start = prefix + "/"
         return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
-
-    def _check_weights(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
-        expected = model.state_dict()
-        missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-        if missing or extra:
-            raise CheckpointError(
-                f"{self.path} is of another model: the model has {len(missing)} weights that the file lacks "
-                f"({missing[:3]}), the file has {len(extra)} that the model lacks ({extra[:3]})"
-            )
-        for name, tensor in expected.items():
-            if tensor.shape != weights[name].shape:
-                raise CheckpointError(
-                    f"{self.path} is of a model of another size: {name} is {tuple(weights[name].shape)} in the file "
-                    f"and {tuple(tensor.shape)} in the model. Build the model from the settings saved in the file"
-                )
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
         if self.optimizer_groups is None:
@@ -126,6 +111,57 @@ class Checkpoint:
             # A copy: the optimizer would go on to write into what it is given, and this may be restored again.
             state.setdefault(int(index), {})[key] = tensor.clone()
         return state
+
+
+def name_of(step: int) -> str:
+    """What the checkpoint of a step is called, as a file or a folder: the names sort as the steps do.
+
+    >>> name_of(200)
+    'step-00000200'
+    """
+    return f"step-{step:08d}"
+
+
+def header_of(
+    step: int, settings: Mapping[str, Any] | None, optimizer_groups: list[dict[str, Any]] | None
+) -> dict[str, Any]:
+    """What a checkpoint says besides its tensors.
+
+    Raises:
+        CheckpointError: JSON cannot hold it.
+    """
+    header = {"step": step, "settings": dict(settings or {}), "optimizer_groups": optimizer_groups}
+    try:
+        json.dumps(header)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
+    return header
+
+
+def check_names(generators: Mapping[str, torch.Generator]) -> None:
+    """Raise a CheckpointError if a generator has a name that torch's own need."""
+    if any(name.startswith("torch") for name in generators):
+        raise CheckpointError("names that begin with 'torch' are kept for torch's own generators: choose another")
+
+
+def check_weights(path: Path, here: Mapping[str, torch.Size], there: Mapping[str, torch.Size]) -> None:
+    """Raise a CheckpointError unless a model's tensors and a checkpoint's have the same names and shapes."""
+    missing, extra = sorted(here.keys() - there.keys()), sorted(there.keys() - here.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{path} is of another model: the model has {len(missing)} weights that the checkpoint lacks "
+            f"({missing[:3]}), the checkpoint has {len(extra)} that the model lacks ({extra[:3]})"
+        )
+    for name, shape in here.items():
+        if shape != there[name]:
+            raise CheckpointError(
+                f"{path} is of a model of another size: {name} is {tuple(there[name])} in the checkpoint "
+                f"and {tuple(shape)} in the model. Build the model from the settings saved with it"
+            )
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def save_checkpoint(
@@ -161,16 +197,15 @@ def save_checkpoint(
         for index, state in saved["state"].items():
             tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
     generators = generators or {}
-    if any(name.startswith("torch") for name in generators):
-        raise CheckpointError("names that begin with 'torch' are kept for torch's own generators: choose another")
+    check_names(generators)
     tensors |= {f"random/{name}": generator.get_state() for name, generator in generators.items()}
     tensors["random/torch"] = torch.get_rng_state()
     for index in range(torch.cuda.device_count()):
         tensors[f"random/torch-cuda-{index}"] = torch.cuda.get_rng_state(index)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
+    header = json.dumps(header_of(step, settings, groups))
     try:
-        header = json.dumps({"step": step, "settings": dict(settings or {}), "optimizer_groups": groups})
         content = save(tensors, {"format": FORMAT, "header": header, "sha256": _digest(header, tensors)})
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: two names of one tensor
         raise CheckpointError(f"the checkpoint cannot be written: {error}") from error

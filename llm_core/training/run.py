@@ -12,6 +12,8 @@ The loop stays where a reader sees it:
             batch = random_crops(ids, 16, 128, generator=draws)
             run.log(train_step(model, batch, optimizer, lr=schedule(step)))
 
+A model that several processes train together has its checkpoints in a `ShardedStore`: `Run(..., store=...)`.
+
 The same program, started again, goes on where the last whole checkpoint was, and ends with the same bits as a run that
 was never stopped. What a step draws at random must come from a generator that the run was given, or from torch's own.
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -34,9 +37,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from llm_core.checks import check_sizes
 from llm_core.files import NotWritten, write_whole
-from llm_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from llm_core.training.checkpoint import CheckpointError, name_of
 from llm_core.training.step import NotFinite
+from llm_core.training.store import FileStore, Store, latest
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what a cluster sends before it takes the machine back
 
@@ -60,6 +65,8 @@ class Run:
         settings: what makes this run what it is (sizes, learning rate, seed), as JSON can hold it. A run goes on only
             with the settings it began with.
         keep: how many checkpoints are kept; an older one is what is left when the newest is damaged.
+        store: where checkpoints go: a `FileStore` in the folder unless given. With one that several processes share
+            (`ShardedStore`), each of them makes the run, and all take the same steps; rank 0 keeps the records.
 
     Raises:
         RunError: on entering, when another run is in the folder, or the folder's run had other settings.
@@ -75,11 +82,11 @@ class Run:
         generators: Mapping[str, torch.Generator] | None = None,
         settings: Mapping[str, Any] | None = None,
         keep: int = 2,
+        store: Store | None = None,
     ) -> None:
-        if keep < 1:
-            raise ValueError(f"at least one checkpoint must be kept: got keep={keep}")
+        check_sizes(keep=keep)
         self.folder = Path(folder)
-        self.checkpoints = self.folder / "checkpoints"
+        self.store = FileStore(self.folder / "checkpoints") if store is None else store
         self.records = self.folder / "records.jsonl"
         self.model, self.optimizer, self.generators = model, optimizer, dict(generators or {})
         self.settings = json.loads(json.dumps(dict(settings or {})))  # as it will be read again: tuples are lists
@@ -92,17 +99,23 @@ class Run:
         self._bar: Any = None
 
     def __enter__(self) -> Run:
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        taken = False
+        if self.store.rank == 0:
+            try:
+                self._lock.acquire()
+            except Timeout:
+                taken = True
+        if self.store.any(taken):
+            self._lock.release()
             raise RunError(
                 f"another run is at work in {self.folder}. Two would overwrite each other's checkpoints: "
                 "wait until it ends, stop it, or give this one a folder of its own"
-            ) from None
+            )
         try:
             self._resume()
-            self._cut_records()
+            if self.store.rank == 0:
+                self._cut_records()
         except BaseException:
             self._lock.release()
             raise
@@ -147,10 +160,11 @@ class Run:
             if self._bar is not None:
                 self._bar.update()
             last, due = self.step == total, self.step % save_every == 0
-            if self._stop is not None and not last:
+            if self.store.any(self._stop is not None) and not last:
                 self.save()
+                by = "another process" if self._stop is None else self._stop.name
                 raise Stopped(
-                    f"stopped by {self._stop.name} after step {self.step} of {total}; all is saved in {self.saved}. "
+                    f"stopped by {by} after step {self.step} of {total}; all is saved in {self.saved}. "
                     "Start the same program again to go on from there"
                 )
             if last:
@@ -164,8 +178,11 @@ class Run:
     def log(self, record: Any, **more: float | int | str | None) -> None:
         """Write one line about the step that is under way: a record (`StepRecord`, or a mapping) and more.
 
-        A line that cannot be written (a full disk) is a warning: training goes on.
+        A line that cannot be written (a full disk) is a warning: training goes on. Of several processes only the one of
+        rank 0 writes.
         """
+        if self.store.rank != 0:
+            return
         fields = asdict(record) if is_dataclass(record) and not isinstance(record, type) else dict(record)
         line = {"step": self.step, "time": round(time.time(), 3), **fields, **more}
         try:
@@ -182,62 +199,41 @@ class Run:
         Raises:
             CheckpointError: it cannot be written; the checkpoints before it are still there.
         """
-        self.saved = save_checkpoint(
-            self.checkpoints / f"step-{self.step:08d}.safetensors",
+        self.saved = self.store.save(
             step=self.step,
             model=self.model,
             optimizer=self.optimizer,
             generators=self.generators,
             settings=self.settings,
         )
-        for old in self._found()[self.keep :]:
-            old.unlink()
+        self.store.prune(self.keep)
         return self.saved
 
     def history(self) -> list[dict[str, Any]]:
         """The records so far, oldest first."""
         return _whole_lines(self.records)
 
-    def _found(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("step-*.safetensors"), reverse=True)
-
     def _resume(self) -> None:
-        for leftover in self.checkpoints.glob("*.part"):  # of a run that was killed while it saved
-            leftover.unlink()
-        damaged = []
-        for path in self._found():
-            try:
-                checkpoint = load_checkpoint(path)
-            except CheckpointError as error:
-                damaged.append(str(error))
-                continue
-            if checkpoint.settings != self.settings:
-                names = sorted(checkpoint.settings.keys() | self.settings.keys())
-                differ = [
-                    f"{name}: {checkpoint.settings.get(name)!r} there, {self.settings.get(name)!r} here"
-                    for name in names
-                    if checkpoint.settings.get(name) != self.settings.get(name)
-                ]
-                raise RunError(
-                    f"the run in {self.folder} has other settings ({'; '.join(differ)}). "
-                    "Go on with its own, or give this run another folder"
-                )
-            self.step = checkpoint.restore(self.model, self.optimizer, self.generators)
-            self.saved = path
-            if damaged:
-                warnings.warn(
-                    f"going on from {path}, step {self.step}, since what is newer cannot be used: {'; '.join(damaged)}",
-                    stacklevel=3,
-                )
-                for newer in self._found():
-                    if newer > path:
-                        newer.rename(newer.with_suffix(".damaged"))  # it would count as one of those to keep
+        self.store.prune(sys.maxsize)  # nothing but what a run that was killed while it saved has left
+        found = latest(self.store)
+        if found is None:
             return
-        if damaged:
-            raise CheckpointError(
-                f"no checkpoint in {self.checkpoints} can be used: {'; '.join(damaged)}. "
-                "Move them away to begin at step 0"
+        if found.settings != self.settings:
+            names = sorted(found.settings.keys() | self.settings.keys())
+            differ = [
+                f"{name}: {found.settings.get(name)!r} there, {self.settings.get(name)!r} here"
+                for name in names
+                if found.settings.get(name) != self.settings.get(name)
+            ]
+            raise RunError(
+                f"the run in {self.folder} has other settings ({'; '.join(differ)}). "
+                "Go on with its own, or give this run another folder"
             )
+        self.step = found.restore(self.model, self.optimizer, self.generators)
+        self.saved = found.path
+        for newer in self.store.finished():
+            if newer.name > found.path.name:
+                self.store.set_aside(newer)
 
     def _cut_records(self) -> None:
         """Drop the records of steps that will be taken again, and a line that was cut off."""
@@ -247,7 +243,8 @@ class Run:
         write_whole(self.records, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _post_mortem(self, error: NotFinite) -> str:
-        report = self.folder / f"not-finite-step-{self.step:08d}.json"
+        process = f".{self.store.rank}" * (self.store.rank > 0)  # each has a part of the batch
+        report = self.folder / f"not-finite-{name_of(self.step)}{process}.json"
         ids = [{"inputs": [x.tolist() for x in part.inputs], "targets": part.targets.tolist()} for part in error.batch]
         where = f"the batch's ids are in {report}"
         try:

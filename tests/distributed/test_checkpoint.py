@@ -16,7 +16,7 @@ import torch.distributed as dist
 from processes import on, run_checks
 
 from llm_core.distributed import checkpoint as module
-from llm_core.distributed.checkpoint import latest_checkpoint, read_sharded, save_sharded
+from llm_core.distributed.checkpoint import ShardedStore, load_sharded, save_sharded
 from llm_core.distributed.data_parallel import DataParallel, OverAllRanks, over_all_ranks, rows_of
 from llm_core.distributed.launch import run_processes
 from llm_core.distributed.sharded import clip_sharded, local, shard
@@ -26,6 +26,7 @@ from llm_core.training.checkpoint import CheckpointError, load_checkpoint, save_
 from llm_core.training.losses import CrossEntropy
 from llm_core.training.optimizer import AdamW, decay_groups
 from llm_core.training.step import train_step
+from llm_core.training.store import latest
 
 SCRIPT = Path(__file__).with_name("train_script.py")
 CONFIG = GPTConfig(vocab_size=11, context=8, n_layers=1, n_heads=2, d_model=8)
@@ -118,7 +119,7 @@ def resumed_by_as_many(worker, folder):
     torch.manual_seed(77)  # another process: nothing is as it was
     other = Run(worker, seed=5, dropout=0.2)
     other.train(1)
-    step = other.restore(latest_checkpoint(f"{folder}/dropout"))
+    step = other.restore(latest(ShardedStore(f"{folder}/dropout")))
     return {"step": step, "losses": straight == other.train(3), "state": same(run.state(), other.state())}
 
 
@@ -132,7 +133,7 @@ def gone_on_from_others(worker, folder):
             run.generators["own"] = own
         torch.manual_seed(60 + worker.rank)
         before = [own.get_state(), torch.get_rng_state()]
-        found = latest_checkpoint(f"{folder}/{name}")
+        found = latest(ShardedStore(f"{folder}/{name}"))
         step = run.restore(found)
         # These differed in the two processes that saved: which of them should these four go on with?
         kept = name not in KINDS or same(before, [own.get_state(), torch.get_rng_state()])
@@ -156,12 +157,12 @@ def damaged(worker, folder):
     messages = []
     for path in paths[1:]:
         with pytest.raises(CheckpointError) as caught:
-            read_sharded(path)
+            load_sharded(path)
         messages.append(str(caught.value))
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        found = latest_checkpoint(folder)
-    warned = [str(w.message) for w in warned if "passed over" in str(w.message)]
+        found = latest(ShardedStore(folder))
+    warned = [str(w.message) for w in warned if "going on from" in str(w.message)]
     return {"messages": messages, "found": found.step, "warned": len(warned), "usable": run.restore(found)}
 
 
@@ -191,9 +192,9 @@ def saves_that_one_process_cannot_finish(worker, folder):
         dist.barrier()
     with pytest.raises(CheckpointError, match="JSON serializable"):
         run.save(folder, step=2, settings={"x": object()} if worker.rank == 0 else {})
-    found = latest_checkpoint(folder).step
+    found = latest(ShardedStore(folder)).step
     run.save(folder, step=2)
-    return {"messages": messages, "found": found, "afterwards": latest_checkpoint(folder).step}
+    return {"messages": messages, "found": found, "afterwards": latest(ShardedStore(folder)).step}
 
 
 def full_disk(*_args):
@@ -242,7 +243,7 @@ def test_four_processes_go_on_from_what_two_have_saved(two, four, name):
 @pytest.mark.parametrize("name", [*KINDS, "whole"])
 def test_one_process_goes_on_from_what_two_have_saved(two, folder, name):
     run = Run(seed=5, kind=KINDS.get(name, AdamW))
-    found = latest_checkpoint(folder / name)
+    found = latest(ShardedStore(folder / name))
     assert run.restore(found) == 2
     assert run.train(3) == pytest.approx(two["saved_and_gone_on"][0][name], abs=1e-8)
     if name in KINDS:
@@ -252,7 +253,7 @@ def test_one_process_goes_on_from_what_two_have_saved(two, folder, name):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_file_of_one_process_is_made_from_what_two_have_saved(two, folder, name, tmp_path):
     run = Run(seed=5, kind=KINDS[name])
-    step = read_sharded(folder / name / "step_00000002").gather().restore(run.model, run.optimizer, run.generators)
+    step = load_sharded(folder / name / "step-00000002").gather().restore(run.model, run.optimizer, run.generators)
     path = save_checkpoint(tmp_path / "one", step=step, model=run.model, optimizer=run.optimizer)
     other = Run(seed=6, kind=KINDS[name])
     other.generators = run.generators
@@ -274,7 +275,7 @@ def test_as_many_processes_go_on_to_the_bit(two):
 def test_what_is_in_both_processes_is_written_once(two, folder):
     model = sum(p.numel() for p in Run().model.parameters())
     for name in ("ours", "whole"):
-        path = folder / name / "step_00000002"
+        path = folder / name / "step-00000002"
         size = sum(file.stat().st_size for file in path.glob("*.distcp"))
         # Weights and two moments in float64; torch's files have a header for each tensor, of a kilobyte or two.
         assert 3 * 8 * model < size < 2 * 3 * 8 * model + 250_000
@@ -287,9 +288,9 @@ def test_what_is_in_both_processes_is_written_once(two, folder):
 def test_damage_is_named_and_the_checkpoint_before_is_used(two):
     for rank in two["damaged"]:
         missing, flipped, cut = rank["messages"]
-        assert "step_00000002/random.1.safetensors is missing" in missing
-        assert "step_00000003/__0_0.distcp is damaged: it is not what was written" in flipped
-        assert "step_00000010/__1_0.distcp is damaged: it has" in cut
+        assert "step-00000002/random.1.safetensors is missing" in missing
+        assert "step-00000003/__0_0.distcp is damaged: it is not what was written" in flipped
+        assert "step-00000010/__1_0.distcp is damaged: it has" in cut
         assert rank["found"] == rank["usable"] == 1
         assert rank["warned"] == 3
 
@@ -298,10 +299,10 @@ def test_a_save_that_one_process_cannot_finish_fails_in_both_and_leaves_nothing(
     for rank in two["saves_that_one_process_cannot_finish"]:
         tensors, *names, publish, last = rank["messages"]
         assert "could not write the tensors" in tensors
-        assert names == [["step_00000001"], "process 1 could not write the generators: [Errno 28] No space left on "
-                         "device", ["step_00000001"]]  # fmt: skip
+        assert names == [["step-00000001"], "process 1 could not write the generators: [Errno 28] No space left on "
+                         "device", ["step-00000001"]]  # fmt: skip
         assert publish == "process 0 could not finish the checkpoint: [Errno 28] No space left on device"
-        assert last == ["step_00000001"]
+        assert last == ["step-00000001"]
         assert rank["found"] == 1
         assert rank["afterwards"] == 2
 
@@ -316,21 +317,21 @@ def saved(tmp_path):
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "random.0.safetensors", "manifest.json"])
 def test_every_file_is_watched(saved, tmp_path, name):
-    path = tmp_path / "step_00000002" / name
+    path = tmp_path / "step-00000002" / name
     content = path.read_bytes()
     for damage in (content[:-1], content + b"x", b""):
         path.write_bytes(damage)
         with pytest.raises(CheckpointError, match=f"{name}.* is damaged"):
-            read_sharded(path.parent)
+            load_sharded(path.parent)
     if name != "manifest.json":
         flipped = bytearray(content)
         flipped[len(content) // 3] ^= 4
         path.write_bytes(flipped)
         with pytest.raises(CheckpointError, match=f"{name} is damaged: it is not what was written"):
-            read_sharded(path.parent)
+            load_sharded(path.parent)
     path.unlink()
     with pytest.raises(CheckpointError, match=name):
-        read_sharded(path.parent)
+        load_sharded(path.parent)
 
 
 @pytest.mark.parametrize("where", ["_save_tensors", "_save_random", "_describe", "_publish", "write_whole", "sync"])
@@ -343,18 +344,18 @@ def test_a_process_that_ends_during_a_save_leaves_the_checkpoint_before(saved, t
         saved.save(tmp_path, step=3)
     monkeypatch.undo()
     assert len(list(tmp_path.glob("*.part"))) == 1
-    assert latest_checkpoint(tmp_path).step == 2
+    assert latest(ShardedStore(tmp_path)).step == 2
     saved.save(tmp_path, step=4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000004"]
-    assert latest_checkpoint(str(tmp_path)).step == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000004"]
+    assert latest(ShardedStore(str(tmp_path))).step == 4
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(saved, tmp_path):
     saved.train(1)
     path = saved.save(str(tmp_path), step=2, settings={"n": 2})
-    assert path == tmp_path / "step_00000002"
-    assert [p.name for p in tmp_path.iterdir()] == ["step_00000002"]
-    found = latest_checkpoint(tmp_path)
+    assert path == tmp_path / "step-00000002"
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+    found = latest(ShardedStore(tmp_path))
     assert found.settings == {"n": 2}
     other = Run(seed=3)
     other.restore(found)
@@ -362,28 +363,28 @@ def test_a_checkpoint_of_the_same_step_is_replaced(saved, tmp_path):
 
 
 def test_there_may_be_no_checkpoint_yet(tmp_path):
-    assert latest_checkpoint(tmp_path) is None
-    assert latest_checkpoint(tmp_path / "missing") is None
-    (tmp_path / "step_00000007").mkdir()
-    (tmp_path / "step_00000008.ab.part").mkdir()
-    (tmp_path / "step_00000008.ab.part" / "manifest.json").write_text("{}")
-    assert latest_checkpoint(tmp_path) is None
+    assert latest(ShardedStore(tmp_path)) is None
+    assert latest(ShardedStore(tmp_path / "missing")) is None
+    (tmp_path / "step-00000007").mkdir()
+    (tmp_path / "step-00000008.ab.part").mkdir()
+    (tmp_path / "step-00000008.ab.part" / "manifest.json").write_text("{}")
+    assert latest(ShardedStore(tmp_path)) is None
     with pytest.raises(CheckpointError, match="there is no finished checkpoint at"):
-        read_sharded(tmp_path / "step_00000007")
+        load_sharded(tmp_path / "step-00000007")
 
 
-@pytest.mark.filterwarnings("ignore:passed over")
+@pytest.mark.filterwarnings("ignore:going on from")
 def test_a_run_does_not_begin_anew_when_all_is_damaged(saved, tmp_path):
-    (tmp_path / "step_00000002" / ".metadata").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used:\n.*\.metadata is damaged"):
-        latest_checkpoint(tmp_path)
+    (tmp_path / "step-00000002" / ".metadata").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used: .*\.metadata is damaged"):
+        latest(ShardedStore(tmp_path))
 
 
 def test_another_format_is_refused(saved, tmp_path):
-    path = tmp_path / "step_00000002" / "manifest.json"
+    path = tmp_path / "step-00000002" / "manifest.json"
     path.write_text(path.read_text().replace("checkpoint 1", "checkpoint 9"))
     with pytest.raises(CheckpointError, match="no checkpoint written by save_sharded: 'llm_core sharded checkpoint 9'"):
-        read_sharded(path.parent)
+        load_sharded(path.parent)
 
 
 # ---- another model, another optimizer ----
@@ -401,12 +402,12 @@ def test_a_model_of_another_size_is_refused_and_nothing_changes(saved, tmp_path,
     other.train(1)
     before = other.state()
     with pytest.raises(CheckpointError, match=message):
-        other.restore(latest_checkpoint(tmp_path))
+        other.restore(latest(ShardedStore(tmp_path)))
     assert same(other.state(), before)
 
 
 def test_an_optimizer_or_generator_that_is_not_there_is_refused_and_nothing_changes(saved, tmp_path):
-    found = latest_checkpoint(tmp_path)
+    found = latest(ShardedStore(tmp_path))
     other = Run(seed=3)
     other.train(1)
     before = other.state()
@@ -417,7 +418,7 @@ def test_an_optimizer_or_generator_that_is_not_there_is_refused_and_nothing_chan
     with pytest.raises(CheckpointError, match=r"generators \['x'\]; it has \['batches', 'torch'\]"):
         found.restore(other.model, other.optimizer, {"x": torch.Generator()})
     save_sharded(tmp_path, step=9, model=saved.model)
-    bare = latest_checkpoint(tmp_path)
+    bare = latest(ShardedStore(tmp_path))
     with pytest.raises(CheckpointError, match="without an optimizer"):
         bare.restore(other.model, other.optimizer)
     assert same(other.state(), before)
@@ -430,7 +431,7 @@ def test_the_settings_of_the_optimizer_come_back(saved, tmp_path):
     other = Run(seed=3)
     for group in other.optimizer.param_groups:
         group |= {"lr": 5.0, "weight_decay": 7.0}
-    other.restore(latest_checkpoint(tmp_path))
+    other.restore(latest(ShardedStore(tmp_path)))
     assert [(g["lr"], g["weight_decay"]) for g in other.optimizer.param_groups] == [(0.01, 0.1), (0.01, 0.0)]
 
 
@@ -441,7 +442,7 @@ def test_an_optimizer_without_state_is_saved_as_it_is(tmp_path):
     assert same(run.state(), before)
     other = Run(seed=3)
     other.train(1)
-    assert other.restore(latest_checkpoint(tmp_path)) == 0
+    assert other.restore(latest(ShardedStore(tmp_path))) == 0
     assert other.train(2) == run.train(2)
 
 
@@ -466,7 +467,7 @@ def torchrun(*args, max_restarts=0) -> subprocess.CompletedProcess[str]:
 
 
 def result(folder: Path) -> dict[str, torch.Tensor]:
-    found = latest_checkpoint(folder)
+    found = latest(ShardedStore(folder))
     assert found.step == 8
     return found.gather().tensors
 
@@ -482,8 +483,8 @@ def test_a_killed_process_ends_the_run_and_the_next_run_goes_on(undisturbed, tmp
     killed = torchrun(tmp_path, "save", 1)
     assert killed.returncode != 0
     assert "SIGKILL" in killed.stderr or "-9" in killed.stderr
-    assert latest_checkpoint(tmp_path).step == 3
-    assert len(list(tmp_path.glob("step_00000006.*.part/*.distcp"))) > 0  # it was killed in mid-save
+    assert latest(ShardedStore(tmp_path)).step == 3
+    assert len(list(tmp_path.glob("step-00000006.*.part/*.distcp"))) > 0  # it was killed in mid-save
     again = torchrun(tmp_path, "save", 1)
     assert again.returncode == 0, again.stderr[-2000:]
     assert_same_result(result(tmp_path), undisturbed)

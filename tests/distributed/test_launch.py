@@ -142,7 +142,7 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}  # it cannot tidy up
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     child = tmp_path / "child"
-    for _ in range(600):
+    for _ in range(2400):  # Python and torch begin twice: on a machine with other work that takes a while
         if child.exists() and child.read_text():
             break
         time.sleep(0.1)
@@ -169,7 +169,7 @@ def test_functions_that_no_process_could_find_are_refused(tmp_path):
     for place in (f"{tmp_path}/missing.py:work", HERE, f"{HERE}:", "work"):
         with pytest.raises(ValueError, match=r"of a file that exists: got "):
             run_processes(place, 2)
-    with pytest.raises(ValueError, match="at least one process: got n=0"):
+    with pytest.raises(ValueError, match="n must be at least 1: got 0"):
         run_processes(meet, 0)
 
 

@@ -16,7 +16,7 @@ from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
 from llm_core.distributed.launch import init_from_environment
 from llm_core.distributed.pipeline import Pipeline, balance, bubble_fraction, cut, pipeline_step, split_layers
-from llm_core.distributed.tensor_parallel import full_state_dict, parallelize
+from llm_core.distributed.tensor_parallel import full_state_dict, spread
 from llm_core.models.bert import Bert, BertConfig
 from llm_core.models.gpt import GPT, GPTConfig
 from llm_core.models.llama import Llama, LlamaConfig
@@ -105,14 +105,14 @@ def each_stage_in_two_processes(worker):
     """Two stages, one after the other in the grid; each one tensor parallel."""
     grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pipeline", "tensor"))
     stage = cut(build(CONFIGS["untied"]), 2, layers=[3, 1])[grid["pipeline"].get_local_rank()]
-    parallelize(stage.model, grid["tensor"])
+    spread(stage.model, grid["tensor"])
     pipeline = Pipeline(stage, n_microbatches=4, group=grid["pipeline"].get_group())
     optimizer = AdamW(pipeline.stage.parameters(), weight_decay=0.01)
     records = [pipeline_step(pipeline, batch(s), optimizer, lr=0.01, loss=LOSS, max_norm=0.5) for s in range(3)]
     state = full_state_dict(stage.model)
     tied = cut(build(CONFIGS["gpt"]), 2)[grid["pipeline"].get_local_rank()]
     if tied.is_first:
-        parallelize(tied.model, grid["tensor"])
+        spread(tied.model, grid["tensor"])
         error = error_of(lambda: Pipeline(tied, n_microbatches=2, group=grid["pipeline"].get_group()))
     else:
         error = ""

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llm_core.compression.quantize import quantize_8bit
 from llm_core.distributed.data_parallel import OverAllRanks, over_all_ranks, rows_of
 from llm_core.distributed.sharded import clip_sharded, n_local, shard
-from llm_core.distributed.tensor_parallel import bytes_sent, full_state_dict, parallelize, plan
+from llm_core.distributed.tensor_parallel import bytes_sent, full_state_dict, plan, spread
 from llm_core.generation.generate import generate
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.positions import Alibi
@@ -103,7 +103,7 @@ def trained(worker):
 def _trained(config, row):
     plain = build(config)
     before = copy.deepcopy(plain)
-    model = parallelize(cloned(plain, row), row)
+    model = spread(cloned(plain, row), row)
     out = {"n": row.size(), "numbers": n_local(model.parameters()), "whole": plain.n_parameters()}
     ids = batch(0).inputs[0]
     # One token as well: then some experts of a mixture have none.
@@ -147,7 +147,7 @@ def sharded_too(worker):
     out = {}
     for name in ("gpt", "llama"):
         plain = build(CONFIGS[name])
-        model = parallelize(cloned(plain, mesh["tensor"]), mesh["tensor"])
+        model = spread(cloned(plain, mesh["tensor"]), mesh["tensor"])
         shard(model, mesh["data"])
         group = mesh["data"].get_group()
         loss, rank = OverAllRanks(LOSS, group=group), mesh["data"].get_local_rank()
@@ -200,7 +200,7 @@ def collectives(worker):
     seen: dict[str, Any] = {}
     for name in ("gpt", "llama"):
         for n_layers in (1, 2):
-            model = parallelize(build(replace(CONFIGS[name], n_layers=n_layers)), row)
+            model = spread(build(replace(CONFIGS[name], n_layers=n_layers)), row)
             with Collectives() as forward:
                 logits = model(torch.ones(3, 5, dtype=torch.long))
             with Collectives() as backward:
@@ -217,16 +217,16 @@ def refused(worker):
         "key/value heads": (build(CONFIGS["llama"]), worker.mesh),
         "query heads": (build(GPTConfig(V, 8, 1, 2, 16)), worker.mesh),
         "feed-forward": (build(LlamaConfig(V, 8, 1, 4, 4, 16, 18)), worker.mesh),
-        "twice": (parallelize(build(CONFIGS["llama"]), mesh["tensor"]), mesh["tensor"]),
+        "twice": (spread(build(CONFIGS["llama"]), mesh["tensor"]), mesh["tensor"]),
     }
     out = {}
     for name, (model, row) in models.items():
         before = {key: id(p) for key, p in model.named_parameters()}
         heads = [m.n_heads for m in model.modules() if isinstance(m, MultiHeadAttention)]
-        message = error_of(lambda model=model, row=row: parallelize(model, row))
+        message = error_of(lambda model=model, row=row: spread(model, row))
         same = before == {key: id(p) for key, p in model.named_parameters()}
         out[name] = (message, same and heads == [m.n_heads for m in model.modules() if hasattr(m, "n_heads")])
-    model = parallelize(build(CONFIGS["gpt"]), mesh["tensor"])
+    model = spread(build(CONFIGS["gpt"]), mesh["tensor"])
     out["ids"] = [error_of(lambda ids=ids: model(torch.tensor([[1, ids]]))) for ids in (V, -1, V - 1)]
     return out
 
@@ -235,7 +235,7 @@ def refused(worker):
 def frozen(worker):
     model = build(CONFIGS["llama"]).requires_grad_(False)
     model.blocks[1].attention.key.weight.requires_grad_(True)
-    parallelize(model, grid()["tensor"])
+    spread(model, grid()["tensor"])
     return [name for name, p in model.named_parameters() if p.requires_grad]
 
 

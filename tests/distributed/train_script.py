@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from llm_core.distributed import checkpoint
-from llm_core.distributed.checkpoint import latest_checkpoint, save_sharded
+from llm_core.distributed.checkpoint import ShardedStore, save_sharded
 from llm_core.distributed.data_parallel import OverAllRanks, rows_of
 from llm_core.distributed.launch import Worker, init_from_environment
 from llm_core.distributed.sharded import clip_sharded, shard
@@ -23,6 +23,7 @@ from llm_core.training.batches import random_crops
 from llm_core.training.losses import CrossEntropy
 from llm_core.training.optimizer import AdamW
 from llm_core.training.step import train_step
+from llm_core.training.store import latest
 
 TEXT = torch.randint(11, (200,), generator=torch.Generator().manual_seed(9))
 STEPS, SAVE_EVERY = 8, 3
@@ -35,7 +36,7 @@ def train(worker: Worker, folder: str, when: str = "", who: int = -1) -> list[fl
     shard(model, worker.mesh)
     optimizer = AdamW(model.parameters())
     generators = {"batches": torch.Generator().manual_seed(1)}  # the same everywhere: it draws the whole batch
-    found = latest_checkpoint(folder)
+    found = latest(ShardedStore(folder))
     start = found.restore(model, optimizer, generators) if found else 0
     losses = []
     for step in range(start, STEPS):

@@ -48,6 +48,24 @@ def ids(rows: int, length: int) -> torch.Tensor:
     return torch.randint(11, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize("reach", [1, 3, 4, 9])
+@pytest.mark.parametrize("T", [1, 2, 7])
+def test_a_short_convolution_is_torchs_depthwise_one_and_the_input(T, reach):
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(2, T, 5, generator=draws, dtype=torch.float64)
+    weight = torch.randn(5, reach, generator=draws, dtype=torch.float64)
+    # torch slides the kernel without turning it round, so its last weight is that of the position itself.
+    theirs = F.conv1d(F.pad(x.transpose(1, 2), (reach - 1, 0)), weight.flip(1)[:, None], groups=5).transpose(1, 2)
+    torch.testing.assert_close(reader.short_convolution(x, weight), x + theirs)
+
+
+def test_no_position_sees_a_later_one():
+    draws = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(1, 6, 3, generator=draws).requires_grad_(), torch.randn(3, 4, generator=draws)
+    reader.short_convolution(x, weight)[0, 3].sum().backward()
+    assert (x.grad[0].abs().sum(dim=1) > 0).tolist() == [True, True, True, True, False, False]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("heads", [1, 2, 3])
 @pytest.mark.parametrize("memory", [1, 5, 8, 40])

@@ -22,9 +22,8 @@ from llm_core.training.step import train_step
 TEXT = torch.randint(11, (200,), generator=torch.Generator().manual_seed(9))
 
 
-def half_a_file(content: bytes, kill_at: int, step: int) -> None:
+def half_a_file(folder: str, content: bytes, kill_at: int, step: int) -> None:
     if step == kill_at:
-        folder = sys.argv[1]
         with open(f"{folder}/checkpoints/step-{step:08d}.safetensors.abcd.part", "wb") as file:
             file.write(content[: len(content) // 2])
             file.flush()
@@ -38,7 +37,7 @@ def main(folder: str, total: int, sleep: float = 0.0, kill_at: int = -1) -> None
     write = checkpoint.write_whole
     with Run(folder, model=model, optimizer=optimizer, generators={"batches": draws}, settings={"seed": 0}) as run:
         checkpoint.write_whole = lambda path, content: (
-            half_a_file(content, kill_at, run.step),
+            half_a_file(folder, content, kill_at, run.step),
             write(path, content),
         )
         print("begins at", run.step, flush=True)
@@ -48,5 +47,18 @@ def main(folder: str, total: int, sleep: float = 0.0, kill_at: int = -1) -> None
             time.sleep(sleep)
 
 
+def run(arguments: list[str]) -> None:
+    folder, total, *more = arguments
+    main(folder, int(total), *(float(x) for x in more[:1]), *(int(x) for x in more[1:2]))
+
+
+def as_a_program(arguments: list[str], out: str, err: str) -> None:
+    """What a forked process does: what it prints goes to two files."""
+    for number, name in enumerate((out, err), start=1):
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT)
+        os.dup2(descriptor, number)
+    run(arguments)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *(float(x) for x in sys.argv[3:4]), *(int(x) for x in sys.argv[4:5]))
+    run(sys.argv[1:])

@@ -193,8 +193,8 @@ def snapshot(model, optimizer, generator):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"d_model": 12}, r"token_embedding\.weight is \(11, 8\) in the file and \(11, 12\) in the model"),
-        ({"n_layers": 3}, r"16 weights that the file lacks"),
+        ({"d_model": 12}, r"token_embedding\.weight is \(11, 8\) in the checkpoint and \(11, 12\) in the model"),
+        ({"n_layers": 3}, r"16 weights that the checkpoint lacks"),
         ({"n_layers": 1}, r"16 that the model lacks"),
     ],
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,6 @@ import torch
 from torch import nn
 
 from llm_core.models.gpt import GPT, GPTConfig
-from llm_core.training import checkpoint as checkpoint_module
 from llm_core.training.batches import Batch, shift
 from llm_core.training.checkpoint import CheckpointError, load_checkpoint
 from llm_core.training.losses import CrossEntropy
@@ -26,18 +28,54 @@ from llm_core.training.run import Run, RunError, Stopped
 from llm_core.training.step import NotFinite, train_step
 
 PROGRAM = Path(__file__).with_name("a_run.py")
+sys.path.insert(0, str(PROGRAM.parent))
+a_run_module = importlib.import_module("a_run")
 IDS = torch.randint(11, (3, 9), generator=torch.Generator().manual_seed(0))
 
 
-def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(PROGRAM), str(folder), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+class Forked:
+    """`a_run.py` in a process that was forked from one with torch loaded: as separate as any, and there at once."""
+
+    def __init__(self, folder: Path, *arguments: object) -> None:
+        self.logs = [folder.parent / f"{folder.name}.{name}.{time.monotonic_ns()}" for name in ("out", "err")]
+        target, arguments = a_run_module.as_a_program, [str(folder), *map(str, arguments)]
+        self.process = FORKS.Process(target=target, args=(arguments, *map(str, self.logs)))
+        self.process.start()
+        self.kill = self.process.kill
+
+    def send_signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def finish(self) -> tuple[int, str, str]:
+        self.process.join(240)
+        assert self.process.exitcode is not None, "it is still running after four minutes"
+        out, err = (log.read_text() for log in self.logs)
+        return self.process.exitcode, out, err
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["llm_core.models.gpt", "llm_core.training.optimizer", "llm_core.training.run"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """The process that forks has one thread: none is lost when it does."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = before
+
+
+def start(folder: Path, *arguments: object) -> Forked:
+    return Forked(folder, *arguments)
+
+
+def finish(process: Forked) -> tuple[int, str, str]:
+    return process.finish()
 
 
 def wait_for_records(folder: Path, n: int) -> None:
@@ -107,6 +145,17 @@ def test_an_interrupt_saves_says_how_to_go_on_and_loses_nothing(number, tmp_path
     assert "Start the same program again to go on from there" in err
     code, out, err = finish(start(tmp_path, 22))
     assert (code, out) == (0, f"begins at {taken}\n"), err
+    assert_the_same(tmp_path, undisturbed)
+
+
+def test_a_program_started_anew_and_killed_goes_on_too(tmp_path, undisturbed):
+    """Nothing forked: Python, torch and the program from the beginning, as on a cluster."""
+    command = [sys.executable, str(PROGRAM), str(tmp_path), "22"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([*command, "0", "12"], capture_output=True, env=environment, timeout=240)
+    assert killed.returncode == -signal.SIGKILL
+    again = subprocess.run(command, capture_output=True, env=environment, timeout=240, text=True)
+    assert (again.returncode, again.stdout) == (0, "begins at 8\n"), again.stderr
     assert_the_same(tmp_path, undisturbed)
 
 
@@ -240,7 +289,7 @@ class Full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(number)
 
-        monkeypatch.setattr(checkpoint_module.os, "fsync", fsync)
+        monkeypatch.setattr(os, "fsync", fsync)
 
 
 def test_a_full_disk_is_a_warning_and_the_next_save_is_tried(tmp_path, monkeypatch):
@@ -368,7 +417,7 @@ def test_the_bar_begins_where_the_run_does_and_is_closed(tmp_path):
 
 
 def test_what_a_run_cannot_be_asked_for(tmp_path):
-    with pytest.raises(ValueError, match="keep=0"):
+    with pytest.raises(ValueError, match="keep must be at least 1: got 0"):
         a_run(tmp_path, keep=0)
     with a_run(tmp_path) as run, pytest.raises(ValueError, match="save_every=0"):
         next(run.steps(3, save_every=0))

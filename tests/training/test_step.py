@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from llm_core.models.gpt import GPT, GPTConfig
 from llm_core.training.batches import Batch, shift, teacher_forcing
 from llm_core.training.losses import CrossEntropy
 from llm_core.training.optimizer import AdamW, decay_groups
-from llm_core.training.step import NotFinite, train_step
+from llm_core.training.step import NotFinite, accumulate, train_step, update
 
 CONFIG = GPTConfig(vocab_size=11, context=12, n_layers=1, n_heads=2, d_model=16)
 
@@ -245,3 +246,48 @@ def test_torchs_fused_adamw_takes_the_same_steps():
             train_step(model, batch(), optimizer, lr=0.01)
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often a number is read from a tensor: on a GPU each time waits until all work is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_from_the_device_but_the_record_at_the_end(monkeypatch):
+    model = gpt()
+    optimizer = torch.optim.SGD(model.parameters())
+    ends, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: ends.append(tensor.shape) or tolist(tensor))
+    with Looks() as looks:
+        mean = accumulate(model, [batch(), batch()], optimizer)
+        assert not ends
+        record = update(model.parameters(), mean, optimizer, lr=0.01)
+    assert looks.n == 0
+    assert ends == [(2,)]  # the loss and the norm, in one
+    assert record.loss == pytest.approx(mean.item())
+
+
+def test_the_two_halves_are_the_step():
+    whole, halves = gpt(), gpt()
+    optimizers = [AdamW(model.parameters()) for model in (whole, halves)]
+    for _ in range(3):
+        expected = train_step(whole, batch(), optimizers[0], lr=0.01, max_norm=0.1)
+        mean = accumulate(halves, [batch()], optimizers[1])
+        assert update(halves.parameters(), mean, optimizers[1], lr=0.01, max_norm=0.1) == expected
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))
+
+
+def test_gradients_are_cleared_before_they_are_added_to():
+    model = gpt()
+    optimizer = AdamW(model.parameters())
+    accumulate(model, [batch()], optimizer)
+    first = model.norm.weight.grad.clone()
+    accumulate(model, [batch()], optimizer)
+    assert torch.equal(model.norm.weight.grad, first)

@@ -10,7 +10,7 @@ The fused attention kernel never writes the weights (T, S). That pays where they
 smaller pieces, for which processors without matrix units (AMX) are slow in bf16; up to some hundred tokens, two plain
 products are quicker.
 
-Measured in benchmarks/training.py; a chapter does not need them.
+Measured in training.py; a chapter does not need them.
 """
 
 from __future__ import annotations
