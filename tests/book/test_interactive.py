@@ -518,7 +518,7 @@ def test_every_control_has_a_name(good: Any) -> None:
         ("combobox", "query"),
         ("button", "Previous"),
         ("button", "Next"),
-        ("combobox", "pair"),
+        ("combobox", "columns"),
         ("slider", "query q"),
         ("slider", "key k"),
         ("button", "Both back"),

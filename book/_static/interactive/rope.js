@@ -13,8 +13,8 @@ bookFigures.register("rope", (data, box) => {
   if (!Number.isInteger(data.positions) || data.positions < 2) throw new Error("positions is missing, or too small");
   const positions = Array.from({ length: data.positions }, (_, n) => n);
 
-  const named = thetas.map((theta, n) => `columns ${2 * n} and ${2 * n + 1}: ${theta.toPrecision(2)} a position`);
-  const pair = choice({ name: "pair", label: "pair", options: named, start: 0, onInput: draw });
+  const named = thetas.map((theta, n) => `${2 * n} and ${2 * n + 1}: ${theta.toPrecision(2)} rad a step`);
+  const pair = choice({ name: "pair", label: "columns", options: named, start: 0, onInput: draw });
   const at = (name, label) =>
     slider({ name, label, values: positions, start: data[name] ?? 0, shown: (n) => `position ${n}`, onInput: draw });
   const query = at("query", "query _q_");
