@@ -51,7 +51,7 @@ def example_data() -> dict[str, Any]:
     mask[2] = torch.tensor([True, False, True, False, True])
     mask[1] = False  # may read nothing
     rope_q, rope_k = (rounded(torch.randn(4, 2, generator=draw)) for _ in range(2))
-    q5, k5, v5 = (rounded(torch.randn(5, size, generator=draw)) for size in (4, 4, 3))
+    q5, k5, v5 = (rounded(torch.randn(5, size, generator=draw)) for size in (8, 8, 3))
     return {
         "dk": {"widths": widths, "scores": [rounded(k[:, :width] @ q[:width]) for width in widths]},
         "sampling": {
