@@ -26,6 +26,7 @@ from test_in_browser import AXE, STICKING_OUT, UNREACHABLE, open_page
 from llm_core import figures
 from llm_core.generation.sampling import Sampler
 from llm_core.layers.attention import attention, attention_weights, softmax
+from llm_core.layers.positions import Rope, rotate_neighbours
 
 pytestmark = pytest.mark.browser
 
@@ -49,7 +50,8 @@ def example_data() -> dict[str, Any]:
     mask = torch.ones(5, 5, dtype=torch.bool).tril()
     mask[2] = torch.tensor([True, False, True, False, True])
     mask[1] = False  # may read nothing
-    q5, k5, v5 = (rounded(torch.randn(5, size, generator=draw)) for size in (4, 4, 3))
+    rope_q, rope_k = (rounded(torch.randn(4, 2, generator=draw)) for _ in range(2))
+    q5, k5, v5 = (rounded(torch.randn(5, size, generator=draw)) for size in (8, 8, 3))
     return {
         "dk": {"widths": widths, "scores": [rounded(k[:, :width] @ q[:width]) for width in widths]},
         "sampling": {
@@ -66,6 +68,14 @@ def example_data() -> dict[str, Any]:
             "v": v5,
             "mask": mask.tolist(),
             "query": 3,
+        },
+        "rope": {
+            "thetas": [1.0, 0.1, 0.01, 0.001],
+            "q": rope_q,
+            "k": rope_k,
+            "positions": 40,
+            "query": 7,
+            "key": 2,
         },
     }
 
@@ -86,6 +96,8 @@ BROKEN: list[tuple[str, Any]] = [
         for gone in ("tokens", *"qkv", "mask")
     ),
     ("attention", None),
+    *(("rope", {k: v for k, v in EXAMPLES["rope"].items() if k != gone}) for gone in ("thetas", "q", "k", "positions")),
+    ("rope", {**EXAMPLES["rope"], "q": [[1.0, 0.0, 0.0]] * 4}),
 ]
 
 
@@ -272,6 +284,15 @@ def check_sampler(figure: Figure, logits: torch.Tensor) -> None:
     assert same(shown["entropy"], entropy(probabilities), 2), settings
 
 
+def few(numbers: list[float]) -> list[float]:
+    """Of a wide vector only the first three numbers are shown."""
+    return numbers[:3] if len(numbers) > 6 else numbers
+
+
+def without_rest(cells: list[str]) -> list[str]:
+    return [cell for cell in cells if cell != "…"]
+
+
 def check_attention(figure: Figure) -> None:
     """Every step of every query."""
     q, k, v = (torch.tensor(figure.data[name], dtype=torch.float64) for name in "qkv")
@@ -297,29 +318,68 @@ def check_attention(figure: Figure) -> None:
             assert [row[0] for row in step[:T]] == figure.data["tokens"]
         asked = figure.box.locator(".asked").text_content()
         assert f"“{figure.data['tokens'][i]}”" in asked
-        for shown, x in zip(asked.partition("= (")[2].removesuffix(")").split(", "), q[i].tolist(), strict=True):
+        vector = asked.partition("= (")[2].removesuffix(")").split(", ")
+        assert ("…" in vector) == (E > 6)
+        for shown, x in zip(without_rest(vector), few(q[i].tolist()), strict=True):
             assert same(shown, x, 2)
         for j in range(T):
             expected = [
-                [*k[j].tolist(), scores[i, j].item()],
+                [*few(k[j].tolist()), scores[i, j].item()],
                 [scores[i, j].item(), scaled[i, j].item()],
                 [scaled[i, j].item(), masked[i, j].item()],
                 [masked[i, j].item(), masked[i, j].exp().item(), weights[i, j].item()],
-                [weights[i, j].item(), *v[j].tolist()],
+                [weights[i, j].item(), *few(v[j].tolist())],
             ]
-            shown = [step[j][1:] for step in steps]
+            shown = [without_rest(step[j][1:]) for step in steps]
             assert shown[2].pop(1) == ("yes" if mask[i, j] else "no")
             assert shown[3].pop() == ""  # the bar
             for numbers, values in zip(shown, expected, strict=True):
                 assert all(same(*pair, 2) for pair in zip(numbers, values, strict=True)), (i, j, numbers, values)
         name, nothing, *total = steps[4][T]
         assert (name, nothing) == ("sum", "")
-        assert all(same(*pair, 2) for pair in zip(total, outputs[i].tolist(), strict=True))
+        assert all(same(*pair, 2) for pair in zip(without_rest(total), few(outputs[i].tolist()), strict=True))
+
+
+def check_rope(figure: Figure) -> None:
+    """Every pair at some positions: the hands point where the package's rotation turns the query and the key."""
+    thetas = figure.data["thetas"]
+    E, last = 2 * len(thetas), figure.data["positions"] - 1
+    rope = Rope(E, last + 1, turn=rotate_neighbours)
+    assert thetas == pytest.approx([10_000 ** (-2 * i / E) for i in range(len(thetas))], abs=1e-4)
+    q, k = (torch.tensor(figure.data[name]).flatten()[None, None, None] for name in "qk")
+    for n, (m, p) in itertools.product(range(len(thetas)), [(0, 0), (7, 2), (12, 7), (2, last), (last, last)]):
+        figure.set(pair=n, query=m, key=p)
+        turned_q, turned_k = (rope(x, at).reshape(-1, 2).double() for x, at in ((q, m), (k, p)))
+        products = (turned_q * turned_k).sum(-1)
+        shown = figure.readings()
+        assert (shown["query"], shown["key"]) == (f"position {m}", f"position {p}")
+        # The rotation is float32, and thetas are rounded: a last digit may differ.
+        assert abs(number(shown["score"]) - products[n].item()) < 0.015 + 1e-3 * last
+        assert abs(number(shown["total"]) - products.sum().item()) < 0.015 + 1e-3 * last
+        between = torch.atan2(*turned_q[n].flip(0)) - torch.atan2(*turned_k[n].flip(0))
+        apart = number(shown["between"].removesuffix(" rad")) - between.item()
+        assert abs(math.remainder(apart, 2 * math.pi)) < 0.01 + 1e-3 * last
+        hands = figure.box.locator(".hand").evaluate_all(
+            "hands => hands.map(h => [h.x2, h.y2].map(v => v.baseVal.value))"
+        )
+        for (x, y), vector in zip(hands, (turned_k[n], turned_q[n]), strict=True):
+            drawn = torch.tensor([x, -y], dtype=torch.float64)
+            assert torch.cosine_similarity(drawn, vector, dim=0) > 0.999
+    figure.set(pair=0, query=9, key=4)
+    before = figure.readings()
+    for _ in range(6):  # the key comes to position 0, and both stay there
+        figure.box.get_by_role("button", name="Both back").click(force=True)  # also while it is disabled
+    after = figure.readings()
+    assert (after["query"], after["key"]) == ("position 5", "position 0")
+    assert {name: after[name] for name in ("between", "score", "total")} == {
+        name: before[name] for name in ("between", "score", "total")
+    }
 
 
 CHECKS: dict[str, Callable[[Figure], None]] = {
     "attention": check_attention,
     "dk": check_dk,
+    "rope": check_rope,
     "sampling": check_sampling,
 }
 
@@ -334,7 +394,7 @@ def test_it_shows_what_torch_computes(good: Any, kind: str) -> None:
 
 
 def test_nothing_complains_and_nothing_is_fetched(good: Any) -> None:
-    assert good.locator(".interactive-box").count() == 3
+    assert good.locator(".interactive-box").count() == len(KINDS)
     assert good.complaints == []  # in whatever the tests before this one did
     assert good.outside == []
 
@@ -418,6 +478,18 @@ def test_the_keyboard_alone_moves_everything(good: Any) -> None:
     keyboard.press("ArrowLeft")
     assert where.text_content() == "3 of 5"
 
+    rope = Figure(good, "rope", EXAMPLES["rope"])
+    rope.set(pair=0, query=3, key=1)
+    rope.box.locator("[name=query]").focus()
+    keyboard.press("ArrowRight")
+    assert rope.readings()["query"] == "position 4"
+    keyboard.press("Tab")
+    keyboard.press("ArrowRight")
+    keyboard.press("Tab")
+    keyboard.press("Tab")
+    keyboard.press("Enter")
+    assert (rope.readings()["query"], rope.readings()["key"]) == ("position 5", "position 3")
+
 
 def test_the_focus_is_seen(good: Any) -> None:
     good.locator(".interactive [name=width]").focus()
@@ -446,6 +518,11 @@ def test_every_control_has_a_name(good: Any) -> None:
         ("combobox", "query"),
         ("button", "Previous"),
         ("button", "Next"),
+        ("combobox", "columns"),
+        ("slider", "query q"),
+        ("slider", "key k"),
+        ("button", "Both back"),
+        ("button", "Both on"),
     }
     for role, name in names:
         assert good.locator(".interactive").get_by_role(role, name=name, exact=True).count() == 1, name
@@ -471,7 +548,7 @@ def test_a_change_is_spoken_once_the_reader_rests(good: Any) -> None:
     assert spoken.text_content() == before
     good.wait_for_timeout(700)
     assert spoken.text_content().startswith("Width 1024")
-    assert good.locator(".interactive [aria-live]").count() == 3  # one a figure
+    assert good.locator(".interactive [aria-live]").count() == len(KINDS)  # one a figure
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -498,12 +575,12 @@ PICTURES = "figure img"
 
 
 def test_with_scripts_the_picture_gives_way_on_the_screen_but_not_on_paper(good: Any) -> None:
-    assert [picture.is_visible() for picture in good.locator(PICTURES).all()] == [False] * 3
-    assert [box.is_visible() for box in good.locator(".interactive-box").all()] == [True] * 3
+    assert [picture.is_visible() for picture in good.locator(PICTURES).all()] == [False] * len(KINDS)
+    assert [box.is_visible() for box in good.locator(".interactive-box").all()] == [True] * len(KINDS)
     assert good.locator("figure figcaption").nth(0).is_visible()
     good.emulate_media(media="print")
-    assert [picture.is_visible() for picture in good.locator(PICTURES).all()] == [True] * 3
-    assert [box.is_visible() for box in good.locator(".interactive-box").all()] == [False] * 3
+    assert [picture.is_visible() for picture in good.locator(PICTURES).all()] == [True] * len(KINDS)
+    assert [box.is_visible() for box in good.locator(".interactive-box").all()] == [False] * len(KINDS)
     good.emulate_media(media="screen")
 
 
@@ -511,9 +588,9 @@ def test_without_scripts_the_picture_stands_there(browser: Any, tiny: Site) -> N
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{tiny.html.as_uri()}/{GOOD}.html")
-    assert [picture.is_visible() for picture in page.locator(PICTURES).all()] == [True] * 3
+    assert [picture.is_visible() for picture in page.locator(PICTURES).all()] == [True] * len(KINDS)
     assert page.locator(".interactive-box").count() == 0
-    assert [place.bounding_box()["height"] for place in page.locator(".interactive").all()] == [0] * 3
+    assert [place.bounding_box()["height"] for place in page.locator(".interactive").all()] == [0] * len(KINDS)
     context.close()
 
 

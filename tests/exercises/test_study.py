@@ -203,7 +203,7 @@ def test_the_command_runs_a_study_and_shows_its_table(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["03/no_such"], "there is no study '03/no_such'; there are: 03/04_learning_rate"),
+        (["03/no_such"], "there is no study '03/no_such'; there are: 03/02_norm_and_start"),
         (["no_such.ipynb"], "cannot be read"),
         (["03/04_learning_rate", "-p", "rate"], "a parameter is written NAME=VALUE"),
     ],

@@ -1,7 +1,8 @@
 // Attention in five steps, for chapter 3.1: one query at a time, with every number.
 //
 // data: tokens [text], q, k, v [[number]] with a row for each token, mask [[boolean]] (true: row may read column),
-// and query, the number of the token to begin with (may be missing).
+// and query, the number of the token to begin with (may be missing). Of wide vectors only the first numbers are shown,
+// but all are computed with.
 bookFigures.register("attention", (data, box) => {
   "use strict";
   const { element, text, choice, button, speaker, table, bar, list, isText, isRow } = bookFigures;
@@ -17,17 +18,23 @@ bookFigures.register("attention", (data, box) => {
   const root = Math.sqrt(E);
   const rootShown = Number.isInteger(root) ? root : format(root, 2);
 
-  const numbers = (row) => row.map((x) => format(x, 2));
+  const FEW = 3; // so many of a vector's numbers are shown when it has more than twice as many
+  const few = (row) => (row.length > 2 * FEW ? FEW : row.length);
+  const rest = (row) => (row.length > few(row) ? ["…"] : []);
+  const numbers = (row) => [...row.slice(0, few(row)).map((x) => format(x, 2)), ...rest(row)];
   const vector = (row) => `(${numbers(row).join(", ")})`;
-  const columns = (letter, count) => Array.from({ length: count }, (_, n) => `_${letter}|${n + 1}_`);
+  const columns = (letter, row) => [
+    ...Array.from({ length: few(row) }, (_, n) => `_${letter}|${n + 1}_`),
+    ...rest(row),
+  ];
 
   // What each step shows: a title, a sentence, the columns of its table, and its rows for one query's numbers.
   // A step's last column is the next one's first number.
   const STEPS = [
     {
       title: "Dot products",
-      words: "How well does each key fit the query? Multiply number by number and add up.",
-      columns: ["key of", ...columns("k", E), "_q_ · _k_"],
+      words: `How well does each key fit the query? Multiply number by number and add up all ${E} products.`,
+      columns: ["key of", ...columns("k", k[0]), "_q_ · _k_"],
       rows: ({ scores }) => k.map((key, j) => [...numbers(key), format(scores[j], 2)]),
     },
     {
@@ -38,8 +45,8 @@ bookFigures.register("attention", (data, box) => {
     },
     {
       title: "Mask",
-      words: "Where the query may not read, the score becomes −∞.",
-      columns: ["key of", "scaled", "may read?", "masked"],
+      words: "Where the query may not attend, the score becomes −∞.",
+      columns: ["key of", "scaled", "may attend?", "masked"],
       rows: ({ scaled, may, masked }) =>
         masked.map((score, j) => [format(scaled[j], 2), may[j] ? "yes" : "no", format(score, 2)]),
     },
@@ -52,8 +59,8 @@ bookFigures.register("attention", (data, box) => {
     },
     {
       title: "Weighted sum",
-      words: "Each value counts with its weight. The last row is what the query has read: the output.",
-      columns: ["value of", "weight", ...columns("v", v[0].length)],
+      words: "Each value counts with its weight. The last row is their sum: the output.",
+      columns: ["value of", "weight", ...columns("v", v[0])],
       rows: ({ weights }) => v.map((value, j) => [format(weights[j], 2), ...numbers(value)]),
       last: ({ output }) => ["sum", "", ...numbers(output)],
     },
