@@ -36,7 +36,6 @@ from llm_core.text.characters import CharacterTokenizer
 from llm_core.training import losses
 from llm_core.training.batches import Batch, random_crops
 from llm_core.training.losses import CrossEntropy
-from llm_core.training.muon import Muon, muon_groups
 from llm_core.training.optimizer import AdamW, decay_groups
 from llm_core.training.schedule import warmup_cosine
 from llm_core.training.step import train_step
@@ -85,21 +84,6 @@ def adamw(
     return kind(decay_groups(model, 0.1), betas=(0.9, 0.95))
 
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """Gradient descent with momentum."""
-    return torch.optim.SGD(model.parameters(), momentum=0.9)
-
-
-def adam(model: nn.Module) -> torch.optim.Optimizer:
-    """PyTorch's Adam, without weight decay."""
-    return torch.optim.Adam(model.parameters(), betas=(0.9, 0.95))
-
-
-def muon(model: nn.Module) -> torch.optim.Optimizer:
-    """Muon for matrices, AdamW for the rest."""
-    return Muon(muon_groups(model, 0.1))
-
-
 @dataclass(frozen=True)
 class Setting:
     """One line of the table: what is not as it should be."""
@@ -132,14 +116,7 @@ RUNS = {
         partial(adamw, kind=Forgetful), max_norm=math.inf
     ),
     "constant 0.0001": Setting(peak=1e-4, constant=True),
-    "a third of the peak": Setting(peak=PEAK / 3),
     "a third of the peak, no warm-up": Setting(peak=PEAK / 3, warmup=0),
-    "three times the peak": Setting(peak=3 * PEAK),
-    "three times the peak, no warm-up": Setting(peak=3 * PEAK, warmup=0),
-    "SGD 0.1": Setting(sgd, 0.1),
-    "SGD 0.3": Setting(sgd, 0.3),
-    "Adam": Setting(adam),
-    "Muon": Setting(muon),
 }
 
 
