@@ -7,7 +7,7 @@ of one. A SHA-256 of all it holds finds a file that was damaged later.
 
 Resuming from a checkpoint gives, on the same machine, the same bits as a run that was never stopped.
 
-Taught in chapters/03_algorithms/04_training; used in chapters/03_algorithms/06_three_sentences.
+Taught in chapters/03_algorithms/09_save_kill_resume.
 """
 
 from __future__ import annotations

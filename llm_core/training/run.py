@@ -15,7 +15,7 @@ The loop stays where a reader sees it:
 The same program, started again, goes on where the last whole checkpoint was, and ends with the same bits as a run that
 was never stopped. What a step draws at random must come from a generator that the run was given, or from torch's own.
 
-Taught in chapters/03_algorithms/04_training and, once it is written, in 05_project/04_train.
+Taught in chapters/03_algorithms/09_save_kill_resume and, once it is written, in 05_project/04_train.
 """
 
 from __future__ import annotations
