@@ -277,9 +277,10 @@ def check_sampler(figure: Figure, logits: torch.Tensor) -> None:
         else:
             assert same(share, 100 * probabilities[n].item(), 1), settings
     if V > 15:
-        assert rows[15][0] == f"{V - 15} more"
+        assert rows[15][0] == f"{V - 15} more, together"
         assert same(rows[15][2], 100 * probabilities[order[15:]].sum().item(), 1), settings
     assert len(rows) == min(V, 16)
+    assert figure.box.locator(".bar").count() == min(V, 15)  # a bar for one token each, none for a sum of many
     assert shown["kept"] == f"{int((probabilities > 0).sum())} of {V}", settings
     assert same(shown["entropy"], entropy(probabilities), 2), settings
 

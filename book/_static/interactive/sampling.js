@@ -107,13 +107,14 @@ bookFigures.register("sampling", (data, box) => {
   const usual = Math.max(...softmax(logits));
 
   function render() {
-    // Bars are as long as the largest probability allows, now or at temperature 1: flatter is then shorter.
+    // Bars are as long as the largest probability allows, now or at temperature 1: flatter is then shorter. The row of
+    // the others together has none: beside bars of single tokens a sum of many would be longer than all of them.
     const full = Math.max(usual, ...probabilities, ...before);
-    const row = (name, share, outline, reason, times) => ({
+    const row = (name, share, outline, reason, times, together = false) => ({
       kind: reason ? "removed" : "",
       cells: [
         name,
-        bar(share / full, outline / full),
+        together ? "" : bar(share / full, outline / full),
         reason ? `out: ${reason}` : `${format(100 * share, 1)} %`,
         counts ? String(times) : "",
       ],
@@ -124,7 +125,7 @@ bookFigures.register("sampling", (data, box) => {
     const rest = order.slice(ROWS);
     if (rest.length) {
       const sum = (numbers) => rest.reduce((total, n) => total + (numbers?.[n] ?? 0), 0);
-      rows.push(row(`${rest.length} more`, sum(probabilities), sum(before), "", sum(counts)));
+      rows.push(row(`${rest.length} more, together`, sum(probabilities), sum(before), "", sum(counts), true));
     }
     shown.fill(rows);
     const kept = gone.filter((reason) => !reason).length;
