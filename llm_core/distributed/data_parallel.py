@@ -19,7 +19,7 @@ What a process sends in a collective operation on n bytes, when W processes stan
     all-reduce      2 (W - 1) / W n      the one, then the other
 
 Source: Li et al. 2020 (torch's engine); Patarasuk and Yuan 2009 (the ring, and why none sends less). Taught, once it
-is written, in 03_algorithms/07_faster_training.
+is written, in 03_algorithms/08_several_processes.
 """
 
 from __future__ import annotations

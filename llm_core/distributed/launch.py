@@ -9,7 +9,7 @@ that the processes do together from then on are collective operations, which eve
 order: one that leaves out a call leaves the others waiting. So nothing here waits for ever: there is a timeout, and
 the first process that fails stops the rest.
 
-Taught in chapters/03_algorithms/07_faster_training and, once it is written, in 05_project/08_scale_out.
+Taught in chapters/03_algorithms/08_several_processes and, once it is written, in 05_project/08_scale_out.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Torch's engine runs them. `cut` makes the stages, from outside: a stage is the m
 the stream on in the place of what other stages hold. A tied token table is held by both ends, whose gradients are added
 up after the backward pass.
 
-Taught in chapters/03_algorithms/07_faster_training and, once it is written, in 05_project/08_scale_out.
+Taught in chapters/03_algorithms/08_several_processes and, once it is written, in 05_project/08_scale_out.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ where data parallel sends two.
     train_step(model, batch, optimizer, lr=lr, loss=OverAllRanks(loss), clip=clip_sharded)
 
 Source: Rajbhandari et al. 2020 (ZeRO, stage 3), Zhao et al. 2023 (FSDP). Taught in
-chapters/03_algorithms/07_faster_training and, once it is written, in 05_project/08_scale_out.
+chapters/03_algorithms/08_several_processes and, once it is written, in 05_project/08_scale_out.
 """
 
 from __future__ import annotations

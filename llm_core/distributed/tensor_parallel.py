@@ -20,7 +20,7 @@ Torch's own engine does it (`DTensor`), from outside: no model knows of it. `pla
 `parallelize` does it.
 
 Source: Shoeybi et al. 2019 (Megatron-LM), section 3. Taught in
-chapters/03_algorithms/07_faster_training and, once it is written, in 05_project/08_scale_out.
+chapters/03_algorithms/08_several_processes and, once it is written, in 05_project/08_scale_out.
 """
 
 from __future__ import annotations
