@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-
-import nbformat
 
 from bookext.numbering import chapter_number
 
@@ -46,6 +45,7 @@ class Package:
     root: Path
     name: str = PACKAGE
     _trees: dict[str, ast.Module] = field(default_factory=dict, compare=False)
+    _imported: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def modules(self) -> dict[str, Path]:
@@ -70,6 +70,12 @@ class Package:
         """The first line of a module's docstring."""
         return (ast.get_docstring(self.tree(module)) or "").split("\n", 1)[0]
 
+    def imported(self, module: str) -> list[tuple[str, str, str]]:
+        """What a module imports from the package, as `imports_of` gives it; parsed and walked once."""
+        if module not in self._imported:
+            self._imported[module] = list(imports_of(self.tree(module))) if module in self.modules else []
+        return self._imported[module]
+
     def home(self, module: str, name: str) -> tuple[str, str]:
         """Where a name that is imported from `module` is defined: its module and its name there.
 
@@ -77,10 +83,10 @@ class Package:
         """
         if f"{module}.{name}" in self.modules:
             # `llm_core.figures.table` could be both: what __init__ imports under that name hides the module.
-            hidden = any(alias == name for _, _, alias in imports_of(self.tree(module)))
+            hidden = any(alias == name for _, _, alias in self.imported(module))
             if not hidden:
                 return f"{module}.{name}", ""
-        for source, original, alias in imports_of(self.tree(module)) if module in self.modules else ():
+        for source, original, alias in self.imported(module):
             if alias == name and source in self.modules and source != module:
                 return self.home(source, original)
         return module, name
@@ -100,14 +106,16 @@ def imports_of(tree: ast.AST, package: str = PACKAGE) -> Iterator[tuple[str, str
 
 def read_notebook(path: Path, root: Path, package: Package) -> Notebook:
     """A notebook's title and its imports from the package, each name where it is defined."""
-    cells = nbformat.read(path, as_version=4).cells
-    titles = [match[1] for cell in cells if cell.cell_type == "markdown" and (match := TITLE.search(cell.source))]
+    # As JSON: nbformat would hold every stored picture against its schema, in each build.
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    titles = [match[1] for kind, text in texts if kind == "markdown" and (match := TITLE.search(text))]
     docname = path.relative_to(root).with_suffix("").as_posix()
     found: dict[str, set[str]] = {}
-    for cell in cells:
-        if cell.cell_type != "code":
+    for kind, text in texts:
+        if kind != "code":
             continue
-        source = "\n".join("" if MAGIC.match(line) else line for line in cell.source.split("\n"))
+        source = "\n".join("" if MAGIC.match(line) else line for line in text.split("\n"))
         try:
             tree = ast.parse(source)
         except SyntaxError:
