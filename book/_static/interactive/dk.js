@@ -1,5 +1,5 @@
 // The d_k slider of chapter 4.1: one query, its keys, and what the width of the vectors does to the weights.
-// Its variance is that of these few scores, not the d_k of many independent ones: the labels say so.
+// Its variance is that of these few scores, not the d_k of many independent ones: the label says so.
 //
 // data: widths [number], and scores [[number]]: for each width the plain dot products q.k of the query with its keys.
 bookFigures.register("dk", (data, box) => {
@@ -11,16 +11,10 @@ bookFigures.register("dk", (data, box) => {
   const keys = data?.scores?.[0]?.length;
   const scores = list(data, "scores", isRow(keys), widths.length);
 
-  const width = slider({
-    name: "width",
-    label: `width _d|k_ of one query with ${keys} keys`,
-    values: widths,
-    start: widths[0],
-    onInput: draw,
-  });
+  const width = slider({ name: "width", label: "width _d|k_", values: widths, start: widths[0], onInput: draw });
   const scaled = checkbox({ name: "scaled", label: "scaled: divide by √_d|k_", onInput: draw });
   const read = readouts({
-    variance: `variance of the ${keys} scores of this query`,
+    variance: `one query with ${keys} keys: variance of its scores`,
     effective: `keys in effect, of ${keys}`,
   });
   const shown = table("Score and weight of each key", ["key", "score", "share", "weight"]);
