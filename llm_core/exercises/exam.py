@@ -533,10 +533,13 @@ class Exam:
             if spec.gradients != "never":
                 for tensor in tracked.values():
                     tensor.requires_grad_()
-            result = self.call(called, *arguments, copies=spec.after is None) if which else called(*arguments)
+            if spec.after is None:  # copies, on which a function may try what a leaf of the graph does not allow
+                arguments = tuple(_copied(argument) for argument in arguments)
+                named = dict(zip(names, arguments, strict=False))
+            result = self.call(called, *arguments, copies=False) if which else called(*arguments)
             left = spec.after(arguments, result) if spec.after else {}
             results.append((result, tracked, left, named))
-        (want, wanted_from, left_right, named), (got, got_from, left, _) = results
+        (want, wanted_from, left_right, _), (got, got_from, left, named) = results
         example = _example(named, want, got) if shown and not _hurried else ""
         outputs = self._like(got, want, spec.returns or f"the result of `{spec.name}`", spec, named, example)
         for name, tensor in left_right.items():

@@ -17,10 +17,13 @@ def _arguments(source: torch.Generator, B: int, T: int, H: int, E: int, size: fl
 
 
 def _strongly_negative(source: torch.Generator) -> Arguments:
-    """A token's score with itself is about -20,000: whatever stands for "may not read" has to be smaller."""
-    x = torch.randn(2, 4, 6, generator=source)
-    w_v, w_o = (torch.randn(6, 6, generator=source) for _ in range(2))
-    return x, 150 * torch.eye(6), -150 * torch.eye(6), w_v, w_o, 2
+    """Scores down to -100,000: whatever stands for "may not read" has to be smaller.
+
+    They are whole numbers, and the width of a head is 4, so that no way of computing them rounds.
+    """
+    x = torch.randint(-2, 3, (2, 4, 8), generator=source).float()
+    w_v, w_o = (torch.randn(8, 8, generator=source) for _ in range(2))
+    return x, 150 * torch.eye(8), -150 * torch.eye(8), w_v, w_o, 2
 
 
 def _drawn(source: torch.Generator) -> dict[str, Any]:
@@ -36,8 +39,8 @@ SPEC = Spec(
             _arguments,
             {"B": (1, 2, 3), "T": (1, 2, 3, 5, 8), "H": (1, 2, 3, 4), "E": (1, 2, 3)},
             cases={
-                "scores in the hundreds": lambda source: _arguments(source, 2, 5, 2, 4, size=6.0),
-                "scores of -20,000": _strongly_negative,
+                "scores in the tens": lambda source: _arguments(source, 2, 5, 2, 4, size=2.5),
+                "scores of -100,000": _strongly_negative,
                 "70 tokens": lambda source: _arguments(source, 1, 70, 2, 2),
             },
         ),
