@@ -17,13 +17,14 @@ def _arguments(source: torch.Generator, B: int, T: int, H: int, E: int, size: fl
 
 
 def _strongly_negative(source: torch.Generator) -> Arguments:
-    """Scores down to -100,000: whatever stands for "may not read" has to be smaller.
+    """Scores of about -45,000: whatever stands for "may not read" has to be smaller.
 
-    They are whole numbers, and the width of a head is 4, so that no way of computing them rounds.
+    They are whole numbers of heads of width 4, and one of each row is far above the others, so that no way of computing
+    them rounds.
     """
-    x = torch.randint(-2, 3, (2, 4, 8), generator=source).float()
+    x = torch.tensor([[1.0, 1.0, 1.0, 1.0] * 2, [2.0, 1.0, 0.0, 0.0] * 2])
     w_v, w_o = (torch.randn(8, 8, generator=source) for _ in range(2))
-    return x, 150 * torch.eye(8), -150 * torch.eye(8), w_v, w_o, 2
+    return torch.stack([x, -x]), 150 * torch.eye(8), -150 * torch.eye(8), w_v, w_o, 2
 
 
 def _drawn(source: torch.Generator) -> dict[str, Any]:
@@ -40,7 +41,7 @@ SPEC = Spec(
             {"B": (1, 2, 3), "T": (1, 2, 3, 5, 8), "H": (1, 2, 3, 4), "E": (1, 2, 3)},
             cases={
                 "scores in the tens": lambda source: _arguments(source, 2, 5, 2, 4, size=2.5),
-                "scores of -100,000": _strongly_negative,
+                "scores of -45,000": _strongly_negative,
                 "70 tokens": lambda source: _arguments(source, 1, 70, 2, 2),
             },
         ),
