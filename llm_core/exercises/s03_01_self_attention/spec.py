@@ -23,7 +23,7 @@ def _strongly_negative(source: torch.Generator) -> Arguments:
     them rounds.
     """
     x = torch.tensor([[1.0, 1.0, 1.0, 1.0] * 2, [2.0, 1.0, 0.0, 0.0] * 2])
-    w_v, w_o = (torch.randn(8, 8, generator=source) for _ in range(2))
+    w_v, w_o = (0.3 * torch.randn(8, 8, generator=source) for _ in range(2))
     return torch.stack([x, -x]), 150 * torch.eye(8), -150 * torch.eye(8), w_v, w_o, 2
 
 
