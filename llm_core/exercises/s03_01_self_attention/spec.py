@@ -17,10 +17,14 @@ def _arguments(source: torch.Generator, B: int, T: int, H: int, E: int, size: fl
 
 
 def _strongly_negative(source: torch.Generator) -> Arguments:
-    """A token's score with itself is about -20,000: whatever stands for "may not read" has to be smaller."""
-    x = torch.randn(2, 4, 6, generator=source)
-    w_v, w_o = (torch.randn(6, 6, generator=source) for _ in range(2))
-    return x, 150 * torch.eye(6), -150 * torch.eye(6), w_v, w_o, 2
+    """Scores of about -45,000: whatever stands for "may not read" has to be smaller.
+
+    They are whole numbers of heads of width 4, and one of each row is far above the others, so that no way of computing
+    them rounds.
+    """
+    x = torch.tensor([[1.0, 1.0, 1.0, 1.0] * 2, [2.0, 1.0, 0.0, 0.0] * 2])
+    w_v, w_o = (0.3 * torch.randn(8, 8, generator=source) for _ in range(2))
+    return torch.stack([x, -x]), 150 * torch.eye(8), -150 * torch.eye(8), w_v, w_o, 2
 
 
 def _drawn(source: torch.Generator) -> dict[str, Any]:
@@ -36,8 +40,8 @@ SPEC = Spec(
             _arguments,
             {"B": (1, 2, 3), "T": (1, 2, 3, 5, 8), "H": (1, 2, 3, 4), "E": (1, 2, 3)},
             cases={
-                "scores in the hundreds": lambda source: _arguments(source, 2, 5, 2, 4, size=6.0),
-                "scores of -20,000": _strongly_negative,
+                "scores in the tens": lambda source: _arguments(source, 2, 5, 2, 4, size=2.5),
+                "scores of -45,000": _strongly_negative,
                 "70 tokens": lambda source: _arguments(source, 1, 70, 2, 2),
             },
         ),

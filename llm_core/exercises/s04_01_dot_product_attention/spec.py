@@ -21,12 +21,14 @@ def _arguments(
 
 
 def _apart(source: torch.Generator, far: float, masked: bool = False) -> Arguments:
-    """Scores of one row that are all far from those of another: a softmax has to look at each row by itself."""
-    query, key, value, _ = _arguments(source, 1, 1, 3, 4, 2, 3)
-    query, key, value = query[0, 0], key[0, 0], value[0, 0]
+    """Scores of one row that are all far from those of another: a softmax has to look at each row by itself.
+
+    Queries and keys are whole numbers and d_k is 4, so that no way of computing the scores rounds them.
+    """
+    query, key = (torch.randint(-2, 3, (n, 3), generator=source).float() for n in (3, 4))
     query, key = torch.cat([query, torch.tensor([[far], [-far], [0.0]])], 1), torch.cat([key, torch.ones(4, 1)], 1)
-    mask = torch.tensor([[True, True, False, False], [True, False, True, False], [False, True, True, True]])
-    return query, key, value, mask if masked else None
+    mask = torch.eye(4, dtype=torch.bool)[torch.tensor([0, 2, 1])]  # one key for each query
+    return query, key, torch.randn(4, 3, generator=source), mask if masked else None
 
 
 def _drawn(source: torch.Generator) -> dict[str, Any]:
@@ -46,8 +48,8 @@ SPEC = Spec(
             _arguments,
             {"B": (1, 2, 3), "H": (1, 2, 5), "T": (1, 2, 4), "S": (1, 2, 3, 6), "d_k": (1, 2, 4), "d_v": (1, 3, 5)},
             cases={
-                "scores of 200 in one row and -200 in the next": lambda s: _apart(s, 350.0),
-                "scores of -20,000 under a mask": lambda s: _apart(s, 35_000.0, masked=True),
+                "scores of 200 in one row and -200 in the next": lambda s: _apart(s, 400.0),
+                "scores of -20,000 under a mask": lambda s: _apart(s, 40_000.0, masked=True),
                 "no batch": lambda s: tuple(
                     None if x is None else x[0, 0] for x in (*_arguments(s, 1, 1, 3, 5, 4, 2)[:3], None)
                 ),
