@@ -78,7 +78,8 @@ def disturb(torch):
         else:
             # The upper four bits, made odd: from -7 to 7 halves of eps.
             halves = drawn.bitwise_right_shift_(8 * bits.element_size() - 4).bitwise_or_(1)
-            part.addcmul_(part, halves.to(part.dtype), value=torch.finfo(part.dtype).eps / 2)
+            moved = torch.addcmul(part, part, halves.to(part.dtype), value=torch.finfo(part.dtype).eps / 2)
+            part.copy_(moved.where(part.isfinite(), part))  # a mask's infinity, added up by baddbmm, stays
 
     def move(result):
         if isinstance(result, (tuple, list)):
