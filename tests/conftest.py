@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import jaxtyping
@@ -18,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # This file is loaded before any test, and so before anything imports llm_core.
 # Exercises are left out: they have no such annotations, and a checker's functions inside functions would be decorated
 # anew at every call, which makes one check 27 times slower.
-_PACKAGE = Path(__file__).parents[1] / "llm_core"
+_PACKAGE = Path(str(find_spec("llm_core").origin)).parent
 _CHECKED = [
     f"llm_core.{path.stem}" for path in sorted(_PACKAGE.iterdir()) if path.stem not in ("exercises", "__init__")
 ]

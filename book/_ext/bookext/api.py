@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,16 @@ def link_short_name(
     return make_refnode(app.builder, node.get("refdoc", env.docname), entry.docname, entry.node_id, content, full)
 
 
+def aim(app: Sphinx, doctree: nodes.document) -> None:
+    """`Report` in a module means what the module means by it: there are several of that name in the package."""
+    for node in doctree.findall(addnodes.pending_xref):
+        target = node.get("reftarget", "")
+        thing = getattr(sys.modules.get(node.get("py:module") or ""), target, None)
+        home = getattr(thing, "__module__", None) or ""
+        if node.get("refdomain") == "py" and f"{home}.".startswith(f"{PACKAGE}."):
+            node["reftarget"] = f"{home}.{getattr(thing, '__qualname__', target)}"
+
+
 def forget(app: Sphinx, env: BuildEnvironment) -> None:
     """The names are collected anew once all pages have been read."""
     env.names_of_the_package = None  # type: ignore[attr-defined]
@@ -234,5 +245,6 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", skip)
     app.connect("env-updated", forget)
     app.connect("missing-reference", link_short_name)
+    app.connect("doctree-read", aim)
     app.connect("doctree-read", add_box)
     app.connect("html-page-context", no_edit_button, priority=900)

@@ -1,4 +1,4 @@
-"""What exercise 03/07 is about: what its functions are called with, and its parameters."""
+"""What exercise 03/08 is about: what its functions are called with, and its parameters."""
 
 from __future__ import annotations
 

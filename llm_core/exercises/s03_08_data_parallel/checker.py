@@ -282,7 +282,7 @@ def examine(
     """
     positive(n_workers=n_workers, n_weights=n_weights)
     source = generator(seed)
-    exam = Exam("03/07_data_parallel", {"seed": seed, "n_workers": n_workers, "n_weights": n_weights})
+    exam = Exam("03/08_data_parallel", {"seed": seed, "n_workers": n_workers, "n_weights": n_weights})
 
     def drawn(counts: list[int], *shape: int) -> tuple[Tensor, Tensor, Tensor]:
         """Each worker's gradient of its own mean loss, the counts, and the gradient of the mean over all targets."""

@@ -1,4 +1,4 @@
-"""Reference solution of exercise 03/07: data parallel by hand, and a step with a loss scale."""
+"""Reference solution of exercise 03/08: data parallel by hand, and a step with a loss scale."""
 
 import torch
 from torch import Tensor
