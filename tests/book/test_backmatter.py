@@ -75,6 +75,8 @@ def sources() -> dict[Path, str]:
 
 # --- bibliography -----------------------------------------------------------------------------------
 
+NOT_CONFIRMED = "## Not confirmed\n"
+
 
 @cache
 def bibliography() -> dict[str, Entry]:
@@ -117,11 +119,25 @@ def test_no_work_is_listed_twice() -> None:
 
 
 def test_cited_works_exist_and_listed_works_are_cited() -> None:
-    cited = {key: path for path, text in sources().items() for key in citations(text)}
+    # A list of what is not confirmed is no use of a work.
+    cited = {key: path for path, text in sources().items() for key in citations(text.split(NOT_CONFIRMED)[0])}
     unknown = {key: str(path.relative_to(ROOT)) for key, path in cited.items() if key not in bibliography()}
     assert not unknown, f"not in references.bib: {unknown}"
     unused = set(bibliography()) - set(cited)
     assert not unused, f"in references.bib, and cited nowhere: {sorted(unused)}"
+
+
+def test_every_entry_is_confirmed_or_listed_as_not_confirmed() -> None:
+    """A field `confirmed` says what agreed and with which public page; every entry without one is listed."""
+    _, _, section = page("references").partition(NOT_CONFIRMED)
+    open_ends = {key for key, entry in bibliography().items() if "confirmed" not in entry.fields}
+    assert citations(section) == open_ends, 'the list "Not confirmed" and the entries without `confirmed` differ'
+    for key in set(bibliography()) - open_ends:
+        seen = bibliography()[key].fields["confirmed"]
+        for part in seen.split("; "):
+            assert re.search(r"https?://\S+\.\w+", part), f"{key}: no public page in {part!r}"
+        for what in ("author", "title", "year"):
+            assert "in full: " in seen or what in seen, f"{key}: not confirmed as long as the {what} is not"
 
 
 # --- corrections ------------------------------------------------------------------------------------
