@@ -11,6 +11,7 @@
     "div.cell_output",
     ".diagram",
     ".pst-scrollable-table-container",
+    "p:has(> img[src$='.svg'])",
     ".bd-article table",
   ].join(",");
 

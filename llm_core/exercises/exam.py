@@ -146,7 +146,7 @@ class Mistake:
     """A usual mistake, and how to make it.
 
     Attributes:
-        id: its name; the wrong solution that makes it has the same file name.
+        id: its name; the wrong solution that makes it has the same name among the exercise's patches, in the tests.
         message: what is wrong, in a sentence or two.
         hint: the usual reason, and where to look.
         knobs: settings of the checker's function that make it. More than one where the same mistake can be

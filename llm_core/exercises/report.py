@@ -22,7 +22,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        id: the mistake's name; a wrong solution that makes this mistake has the same file name.
+        id: the mistake's name; a wrong solution that makes this mistake has it too.
         message: what is wrong, in a sentence or two.
         hint: the usual reason, and where to look.
         known: whether this is a mistake that the checker recognised, rather than a difference it measured.

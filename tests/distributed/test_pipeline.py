@@ -346,8 +346,8 @@ def test_the_bubble_is_the_time_in_which_a_simulated_pipeline_waits(n_stages, n_
 
 
 def test_numbers_that_make_no_pipeline_are_refused():
-    for numbers in ((0, 4), (4, 0)):
-        with pytest.raises(ValueError, match="at least one stage and one microbatch"):
+    for numbers, name in (((0, 4), "n_stages"), ((4, 0), "n_microbatches")):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1: got 0"):
             bubble_fraction(*numbers)
     for costs in ([], [1, 0], [1, -1]):
         with pytest.raises(ValueError, match="each stage costs something"):

@@ -259,8 +259,8 @@ def test_the_id_that_is_left_out_may_be_a_token():
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [
-        ([[0, 1]], {"context": 0}, "context=0, batch_size=8"),
-        ([[0, 1]], {"context": 4, "batch_size": 0}, "context=4, batch_size=0"),
+        ([[0, 1]], {"context": 0}, "context must be at least 1: got 0"),
+        ([[0, 1]], {"context": 4, "batch_size": 0}, "batch_size must be at least 1: got 0"),
         ([[0, 1]], {"context": 4, "stride": 5}, r"1 \.\.\. context.*stride=5, context=4"),
         ([[0, 1]], {"context": 4, "stride": 0}, "stride=0, context=4"),
         ([[0, 1]], {"context": 4, "n_bytes": 0}, "n_bytes=0"),

@@ -25,7 +25,7 @@ class Counting:
 
     def __init__(self, tokenizer):
         self.tokenizer, self.most = tokenizer, 0
-        self.vocab_size, self.encode = tokenizer.vocab_size, tokenizer.encode
+        self.vocabulary, self.vocab_size, self.encode = tokenizer.vocabulary, tokenizer.vocab_size, tokenizer.encode
 
     def decode(self, ids):
         self.most = max(self.most, len(ids))

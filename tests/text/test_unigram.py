@@ -469,7 +469,8 @@ def test_training_keeps_every_character_and_the_size_asked_for(trained):
     assert set(text.replace(" ", "▁")) <= set(trained.vocabulary)
     assert trained.pieces[0] == ("<unk>", 0.0)
     scores = [score for _, score in trained.pieces[1:]]
-    assert scores == sorted(scores, reverse=True)
+    rounded = [round(score, 9) for score in scores]  # what ties but for rounding stands in the order of the pieces
+    assert rounded == sorted(rounded, reverse=True)
     assert sum(map(math.exp, scores)) == pytest.approx(1.0)
     assert not any("▁" in piece[1:] for piece in trained.vocabulary)
 
