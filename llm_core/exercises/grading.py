@@ -179,29 +179,32 @@ def grade(
     if not waiting:
         return
     with ExitStack() as stack:
+        _mend(report)
         file = stack.enter_context(report.open("a", encoding="utf-8"))
         secret = _hideable([*hidden, *([output] if output is not None else []), report])
         server = stack.enter_context(ForkServer(secret)) if ForkServer.possible() else None
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
-        running: dict[Future[runner.Result], tuple[Submission, float, bool]] = {}
-
-        def begin(submission: Submission, second: bool = False) -> None:
-            future = pool.submit(_run, submission, variants, timeout, output, server)
-            running[future] = submission, time.monotonic(), second
-
+        running: dict[Future[runner.Result], tuple[Submission, float, int]] = {}
+        alone: list[Submission] = []  # what was running when the server was killed: one of them did it
         try:
-            while waiting or running:
+            while waiting or alone or running:
                 while waiting and len(running) < jobs:
-                    begin(waiting.pop(0))
+                    submission = waiting.pop(0)
+                    future = pool.submit(_run, submission, variants, timeout, output, server)
+                    running[future] = submission, time.monotonic(), server.starts if server is not None else 0
+                if not running:
+                    submission = alone.pop(0)
+                    future = pool.submit(_run, submission, variants, timeout, output, server)
+                    running[future] = submission, time.monotonic(), 0
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
+                if server is not None and not server.alive():
+                    server.start()
                 for future in done:
-                    submission, begun, second = running.pop(future)
+                    submission, begun, start = running.pop(future)
                     result = future.result()
-                    if server is not None and not server.alive():
-                        server.start()  # a notebook has killed it, and with it what ran beside
-                        if not second:
-                            begin(submission, second=True)
-                            continue
+                    if server is not None and start and start != server.starts and result.status == "error":
+                        alone.append(submission)
+                        continue
                     key = _key(submission, variants, timeout)
                     row = _row(submission, result, key, time.monotonic() - begun)
                     row["fenced"] = server is not None and bool(server.fence)
@@ -221,9 +224,12 @@ def read_report(path: str | Path) -> list[Row]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the report {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    lines = text.splitlines()
+    if lines and not text.endswith("\n") and lines[-1].startswith("{"):
+        lines.pop()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -231,11 +237,17 @@ def read_report(path: str | Path) -> list[Row]:
             if not isinstance(row, dict) or "key" not in row:
                 raise ValueError("it has no key")
         except ValueError as error:
-            if number == len(lines):
-                break
             raise ValueError(f"line {number} of {path} is no row of a report: give another file") from error
         rows.append(row)
     return rows
+
+
+def _mend(report: Path) -> None:
+    """Cut off a last line that a kill has left unfinished, so that the next row begins a line of its own."""
+    if report.exists():
+        content = report.read_bytes()
+        with report.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def columns(rows: Sequence[Row]) -> list[dict[str, str]]:
@@ -328,7 +340,7 @@ def _run(
 
 def _row(submission: Submission, result: runner.Result, key: str, seconds: float) -> Row:
     own = {"student": submission.student, "file": submission.file, "key": key, "seconds": round(seconds, 1)}
-    return {**asdict(result), **own, "variants": list(result.variants)}
+    return {**asdict(result), **own, "variants": list(result.variants), "message": printable(result.message)}
 
 
 def _key(submission: Submission, variants: Variants, timeout: float) -> str:

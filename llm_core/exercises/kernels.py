@@ -46,12 +46,14 @@ class ForkServer:
         hidden: folders and files that are empty in a kernel's view, where the system can do that.
 
     Attributes:
+        starts: how often the process was started; once, unless it was killed.
         fence: how kernels are kept from each other's files (forkserver.py); empty if they are not.
     """
 
     def __init__(self, hidden: Sequence[Path] = ()) -> None:
         self.hidden = [str(path.resolve()) for path in hidden]
         self.fence = ""
+        self.starts = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[str] | None = None
 
@@ -73,6 +75,7 @@ class ForkServer:
             RuntimeError: it does not come up.
         """
         assert self._folder is not None
+        self.starts += 1
         address = Path(self._folder.name) / "socket"
         address.unlink(missing_ok=True)
         self._process = subprocess.Popen(

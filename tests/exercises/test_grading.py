@@ -262,9 +262,10 @@ def test_a_grading_that_is_killed_goes_on_where_it_was(tmp_path: Path):
 def test_a_report_of_something_else_is_refused(tmp_path: Path):
     notebook(tmp_path / "x" / "a.ipynb", PRETEND, CHECK)
     report = tmp_path / "list.txt"
-    report.write_text("milk\nbread\n")
-    with pytest.raises(ValueError, match=r"line 1 of .*list\.txt is no row of a report"):
-        graded(tmp_path / "x", report=report)
+    for text in ("milk", "milk\nbread\n"):
+        report.write_text(text)
+        with pytest.raises(ValueError, match=r"line 1 of .*list\.txt is no row of a report"):
+            graded(tmp_path / "x", report=report)
     with pytest.raises(ValueError, match="cannot be written to"):
         graded(tmp_path / "x", report=report / "below a file")
     assert report.read_text() == "milk\nbread\n"

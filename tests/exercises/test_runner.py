@@ -283,7 +283,7 @@ def test_a_variant_that_raises_leaves_the_report_as_it_was(tmp_path: Path):
 @pytest.mark.parametrize("shown", ["'text'", "{}", "dict(exercise=1)", "None", "[1]"])
 def test_what_only_has_a_reports_type_is_none(shown: str, tmp_path: Path):
     cell = f"from IPython.display import display\ndisplay({{'{MIME}': {shown}}}, raw=True)"
-    result = runner.run(notebook(tmp_path / "x.ipynb", cell, "check = print\n" + CHECK))
+    result = runner.run(notebook(tmp_path / "x.ipynb", cell, "check = lambda *a, **k: None\n" + CHECK))
     assert result.status == "error"
     assert "shows no report" in result.message
 
@@ -291,7 +291,7 @@ def test_what_only_has_a_reports_type_is_none(shown: str, tmp_path: Path):
 def test_a_stored_report_does_not_count(tmp_path: Path):
     report = {"exercise": DOT.name, "parameters": {"seed": 0}, "passed": 7, "total": 7, "status": "passed"}
     report |= {"message": "", "checks": [], "findings": []}
-    path = notebook(tmp_path / "x.ipynb", "check = print\n" + CHECK)
+    path = notebook(tmp_path / "x.ipynb", "check = lambda *a, **k: None\n" + CHECK)
     made = nbformat.read(path, as_version=4)
     made.cells[-1].outputs = [nbformat.v4.new_output("display_data", {MIME: report})]
     nbformat.write(made, path)
