@@ -3,7 +3,7 @@
     with ForkServer(hidden=[submissions]) as server:        # in the process that grades
         manager = Kernel(server=server, scratch=folder)     # kernels.py; its command is server.command(...)
 
-    server    `python forkserver.py serve ADDRESS`; loads everything once, then forks a keeper for each kernel
+    server    `python forkserver.py serve ADDRESS checkers`; loads everything once, then forks a keeper for each kernel
     keeper    fences its kernel off, starts it, and ends it with whoever asked for it
     client    `python forkserver.py client ADDRESS FILE`; what Jupyter takes for the kernel's process: it passes
               interrupts on and ends with the kernel's status. It loads nothing but this file's imports.
@@ -31,6 +31,7 @@ import sys
 
 INTERRUPT = b"i"
 VIEW, USER = "view", "user"
+CHECKERS = "checkers"
 FIRST_USER = 20_000  # numbers above this belong to nobody; a kernel's is made of its process's
 
 # From Linux's headers; the same on all processors but for the last, which is a system call's number.
@@ -178,16 +179,18 @@ def _keep(connection: socket.socket) -> None:
                 pass
 
 
-def serve(address: str) -> None:
+def serve(address: str, loaded: str) -> None:
     """Load everything, then fork a keeper for whoever connects, until standard input ends."""
     import ipykernel.kernelapp  # noqa: F401
     import IPython.core.interactiveshell  # noqa: F401
-    import matplotlib.pyplot  # noqa: F401
 
-    from llm_core.exercises import catalogue
+    if loaded == CHECKERS:
+        import matplotlib.pyplot  # noqa: F401
 
-    for exercise in catalogue.exercises():
-        exercise.checker()
+        from llm_core.exercises import catalogue
+
+        for exercise in catalogue.exercises():
+            exercise.checker()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that grades; it ends this one
     with socket.socket(socket.AF_UNIX) as listener:
@@ -242,6 +245,6 @@ def client(address: str, file: str, fence: str, scratch: str, hidden: str, *opti
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         sys.path.pop(0)  # this file's folder, in which modules have the names of others
-        serve(sys.argv[2])
+        serve(*sys.argv[2:])
     else:
         sys.exit(client(*sys.argv[2:]))

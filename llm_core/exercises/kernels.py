@@ -46,9 +46,12 @@ class ForkServer:
         hidden: folders and files that are empty in a kernel's view, where the system can do that.
 
     Attributes:
+        loaded: what it has loaded: the checkers and, with them, torch; nothing but the kernel if empty.
         starts: how often the process was started; once, unless it was killed.
         fence: how kernels are kept from each other's files (forkserver.py); empty if they are not.
     """
+
+    loaded = forkserver.CHECKERS
 
     def __init__(self, hidden: Sequence[Path] = ()) -> None:
         self.hidden = [str(path.resolve()) for path in hidden]
@@ -79,7 +82,7 @@ class ForkServer:
         address = Path(self._folder.name) / "socket"
         address.unlink(missing_ok=True)
         self._process = subprocess.Popen(
-            [sys.executable, forkserver.__file__, "serve", str(address)],
+            [sys.executable, forkserver.__file__, "serve", str(address), self.loaded],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -20,6 +20,7 @@ from work import CHAPTERS, PARAMETERS, handed_in, wrong_solutions
 from llm_core.exercises import catalogue, grading, runner
 from llm_core.exercises.class_page import class_page
 from llm_core.exercises.grading import Row, Submission, Variants, grade, submissions
+from llm_core.exercises.kernels import ForkServer
 from llm_core.exercises.report import MIME
 
 DOT = catalogue.find("04/01_dot_product_attention")
@@ -40,6 +41,13 @@ def check(name, **work):
 '''
 CHECK = 'check("04/01_dot_product_attention", seed=seed)'
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a view of its own is Linux's")
+
+
+@pytest.fixture(autouse=True)
+def _without_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks that pretend need no torch, and a process that loads it takes seconds to start."""
+    if "mistake_is_named" not in request.node.name:
+        monkeypatch.setattr(ForkServer, "loaded", "")
 
 
 def notebook(path: Path, *cells: str, parameters: str = "seed: int = 0  # where it starts") -> Path:
