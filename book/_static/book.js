@@ -47,6 +47,14 @@
     }
   }
 
+  // What folds a section of the sidebar is an arrow without words.
+  function nameTheFolds() {
+    for (const fold of document.querySelectorAll(".bd-sidebar-primary li > details > summary")) {
+      const page = fold.closest("li").querySelector("a");
+      fold.setAttribute("aria-label", `Pages below: ${page ? page.textContent.trim() : "this one"}`);
+    }
+  }
+
   // A task's box has no label of its own: its line is its label.
   function labelTasks() {
     for (const box of document.querySelectorAll("input.task-list-item-checkbox")) {
@@ -56,6 +64,7 @@
 
   function start() {
     nameTheTitle();
+    nameTheFolds();
     nameCitations();
     labelTasks();
     makeScrollersFocusable();

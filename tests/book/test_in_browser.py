@@ -215,7 +215,7 @@ def test_every_construct_has_a_specimen() -> None:
     """Pages of the book, few of them, on which everything stands that stands on any."""
     every = set().union(*map(constructs, PAGES))
     assert set().union(*map(constructs, SPECIMENS)) == every
-    assert {"$$", "table", "mermaid", "figure", "note", "hide-input", "parameters", "interactive dk"} <= every
+    assert {"$$", "table", "figure", "note", "hide-input", "parameters", "interactive dk"} <= every
     assert len(SPECIMENS) <= 20
 
 
