@@ -460,7 +460,8 @@ def _work() -> None:
         faulthandler.dump_traceback_later(max(deadline - time.time(), 0.01))
         args = pickle.loads((folder / "args").read_bytes())
         function = _load(module, file, name)
-        with init_from_environment(device="cpu", timeout=timeout) as worker:
+        # Longer than the whole call may take: when time runs out, the starting process says so, and who still waits.
+        with init_from_environment(device="cpu", timeout=timeout + 60) as worker:
             try:
                 write_whole(folder / f"{rank}.result", pickle.dumps(function(worker, *args)))
             except BaseException:
