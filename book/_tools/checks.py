@@ -16,6 +16,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def phases() -> list[Phase]:
             "project",
             "import contract, lock, committed notebooks",
             True,
-            pytest=["tests/project", "tests/chapters", "-m", "not slow"],
+            pytest=["tests/project", "tests/chapters", *side_by_side(), "-m", "not slow"],
         ),
         Phase(
             "units",
@@ -167,26 +168,52 @@ def exercises(report: Path) -> dict[str, tuple[int, float]]:
     return dict(sorted(found.items(), key=lambda item: -item[1][1]))
 
 
-def run(phase: Phase) -> Outcome:
-    """Run one phase, with its output shown as it comes."""
-    print(f"\n=== {phase.name}: {phase.what}", flush=True)
-    started = time.monotonic()
-    if phase.before is not None:
-        phase.before()
+def environment(phase: Phase) -> dict[str, str]:
+    """The environment variables of a phase's command."""
     env = dict(os.environ, PYTHONUNBUFFERED="1")
     # Processes run side by side: one thread each (two busy processes with two threads each crawl).
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         env.setdefault(name, "1")
     env["PATH"] = str(Path(sys.executable).parent) + os.pathsep + env.get("PATH", "")
-    env.update(phase.env)
-    if not phase.pytest:
-        status = subprocess.run(phase.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL).returncode
-        return Outcome(phase.name, status, time.monotonic() - started, int(status == 0), int(status != 0))
+    return env | phase.env
+
+
+def run_together(chosen: list[Phase]) -> list[Outcome]:
+    """Run phases that are one command each, as many at a time as there are cores; each one's output when it ends."""
+
+    def work(phase: Phase) -> tuple[Phase, subprocess.CompletedProcess[str], float]:
+        started = time.monotonic()
+        result = subprocess.run(
+            phase.command,
+            cwd=ROOT,
+            env=environment(phase),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return phase, result, time.monotonic() - started
+
+    outcomes = []
+    with ThreadPoolExecutor(workers()) as pool:
+        for phase, result, seconds in pool.map(work, chosen):
+            print(f"\n=== {phase.name}: {phase.what}\n{result.stdout}", end="", flush=True)
+            good = result.returncode == 0
+            outcomes.append(Outcome(phase.name, result.returncode, seconds, int(good), int(not good)))
+    return outcomes
+
+
+def run(phase: Phase) -> Outcome:
+    """Run one phase of tests, with its output shown as it comes."""
+    print(f"\n=== {phase.name}: {phase.what}", flush=True)
+    started = time.monotonic()
+    if phase.before is not None:
+        phase.before()
     report = REPORTS / f"{phase.name}.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *phase.pytest]
-    status = subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL).returncode
+    status = subprocess.run(command, cwd=ROOT, env=environment(phase), stdin=subprocess.DEVNULL).returncode
     if status == 5:
         print(f"The phase {phase.name} found no test; that is a failure too.")
     passed, failed, skipped = counts(report)
@@ -195,8 +222,8 @@ def run(phase: Phase) -> Outcome:
     return Outcome(phase.name, status, time.monotonic() - started, passed, failed, skipped)
 
 
-def summary(outcomes: list[Outcome], left_out: list[str]) -> None:
-    """Print the closing table, and keep it as JSON."""
+def summary(outcomes: list[Outcome], left_out: list[str], seconds: float) -> None:
+    """Print the closing table, and keep it as JSON; `seconds` is what the phases of `make test` took together."""
     kept = list(runs.recorded())
     ran_notebooks = any(outcome.phase == "notebooks" for outcome in outcomes)
     if kept and ran_notebooks:
@@ -228,8 +255,7 @@ def summary(outcomes: list[Outcome], left_out: list[str]) -> None:
     (REPORTS / "checks.json").write_text(
         json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n", encoding="utf-8"
     )
-    extra = {phase.name for phase in extra_phases()}
-    minutes = sum(outcome.seconds for outcome in outcomes if outcome.phase not in extra) / 60
+    minutes = seconds / 60
     print(f"\n{minutes:.1f} of {MINUTES:.0f} minutes; {MINUTES - minutes:.1f} are left for the chapters to come")
     passed, failed, skipped = (sum(getattr(o, what) for o in outcomes) for what in ("passed", "failed", "skipped"))
     print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
@@ -256,16 +282,23 @@ def main() -> int:
     chosen = [phase for phase in every if phase.name in names] if names else every if arguments.all else phases()
     outcomes: list[Outcome] = []
     left_out: list[str] = []
+    extra = {phase.name for phase in extra_phases()}
+    started = time.monotonic()
     try:
+        outcomes += run_together([phase for phase in chosen if phase.command])
+        seconds = time.monotonic() - started
         for phase in chosen:
+            if phase.command:
+                continue
             if not phase.quick and not arguments.keep_going and any(o.status for o in outcomes if o.phase in QUICK):
                 left_out.append(phase.name)
                 continue
             outcomes.append(run(phase))
+            seconds += 0.0 if phase.name in extra else outcomes[-1].seconds
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    summary(outcomes, left_out)
+    summary(outcomes, left_out, seconds)
     return int(any(outcome.status for outcome in outcomes))
 
 

@@ -25,7 +25,6 @@ from typing import Any
 
 from IPython.display import display
 
-from llm_core.exercises import runner
 from llm_core.files import write_whole
 
 RECORD = "llm_core_record"  # where an output's metadata hold what was recorded
@@ -70,6 +69,8 @@ def sweep(
         ValueError: the notebook cannot be read, a parameter is unknown, a value is not of its type or given twice, or
             the table cannot be written or is of another study.
     """
+    from llm_core.exercises import runner  # not above: a notebook that records need not wait for papermill
+
     path, table = Path(path), Path(table)
     if timeout <= 0:
         raise ValueError(f"a timeout must be a positive number of seconds, got {timeout}")
@@ -128,6 +129,8 @@ def write_table(rows: Sequence[Row], parameters: Sequence[str], table: str | Pat
 
 def _points(grid: Mapping[str, Sequence[str]], notebook: Any) -> list[Row]:
     """All parameters at every combination, each written in one way: 1e-3 and 0.001 are the same value."""
+    from llm_core.exercises import runner
+
     written: dict[str, list[str]] = {}
     for name, texts in grid.items():
         values = [str(runner.typed({name: text}, notebook)[name]) for text in texts]
@@ -144,6 +147,8 @@ def _about(row: Row, point: Row) -> bool:
 
 def _run(path: Path, values: Mapping[str, str], timeout: float) -> Row:
     """What one run recorded, or why it did not."""
+    from llm_core.exercises import runner
+
     notebook = runner.read(path)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "executed.ipynb"

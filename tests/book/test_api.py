@@ -169,18 +169,22 @@ def test_no_docstring_promises_a_chapter() -> None:
 
 
 @pytest.mark.xdist_group("site")
-def test_every_module_has_a_page_and_stands_on_its_floor(site: Site) -> None:
+def test_every_module_is_on_its_folders_page_and_stands_on_its_floor(site: Site) -> None:
     pages = {page for page in site.soups if page.startswith(API)}
-    assert pages == {f"{API}index"} | {API + module.removeprefix("llm_core.") for module in MODULES}
+    places = {module: module.split(".")[1] for module in MODULES}
+    assert pages == {f"{API}index"} | {API + folder for folder in places.values()}
     index = site.article(f"{API}index")
-    linked = {link["href"].removesuffix(".html") for link in index.select("a.internal[href]")}
-    assert linked >= {module.removeprefix("llm_core.") for module in MODULES}
+    linked = {link["href"] for link in index.select("a.internal[href]")}
+    for module, folder in places.items():
+        inner = module.count(".") == 2
+        assert f"{folder}.html" + (f"#module-{module}" if inner else "") in linked
+        assert site.article(f"{API}{folder}").find(id=f"module-{module}"), module
     assert len(index.select("h2")) == len(floors(ROOT))
 
 
 @pytest.mark.xdist_group("site")
 def test_a_page_shows_shapes_errors_formulas_and_sources(site: Site) -> None:
-    article = site.article(f"{API}layers.attention")
+    article = site.article(f"{API}layers").select_one("section#attention")
     text = " ".join(article.get_text().split())
     assert "query: Float[Tensor, '*batch T E']" in text
     assert "output = weights @ value the weighted mean" in text
@@ -190,19 +194,19 @@ def test_a_page_shows_shapes_errors_formulas_and_sources(site: Site) -> None:
     assert ":py:obj:" not in text
     assert "`" not in text
     # Of another module, by its short name alone.
-    decoder = site.article(f"{API}models.gpt")
-    assert decoder.select_one("a[href='layers.cache.html#llm_core.layers.cache.Cache']") is not None
+    decoder = site.article(f"{API}models").select_one("section#gpt")
+    assert decoder.select_one("a[href='layers.html#llm_core.layers.cache.Cache']") is not None
 
 
 @pytest.mark.xdist_group("site")
 def test_pages_and_chapters_lead_to_each_other(site: Site) -> None:
     chapter = "chapters/03_algorithms/01_self_attention"
-    link = site.article(f"{API}layers.attention").select_one(f"a[href='../../{chapter}.html']")
+    link = site.article(f"{API}layers").select_one(f"section#attention a[href='../../{chapter}.html']")
     assert link.get_text() == "3.1 Self-attention"
     box = site.article(chapter).select_one(".from-the-package")
     addresses = [link["href"] for link in box.select("a")]
-    assert "../../book/api/layers.attention.html#llm_core.layers.attention.MultiHeadAttention" in addresses
-    assert "../../book/api/layers.attention.html#module-llm_core.layers.attention" in addresses
+    assert "../../book/api/layers.html#llm_core.layers.attention.MultiHeadAttention" in addresses
+    assert "../../book/api/layers.html#module-llm_core.layers.attention" in addresses
     for address in addresses:
         page, anchor = address.removeprefix("../../").split(".html#")
         assert site.soups[page].find(id=anchor), address
@@ -210,6 +214,6 @@ def test_pages_and_chapters_lead_to_each_other(site: Site) -> None:
 
 @pytest.mark.xdist_group("site")
 def test_a_page_that_the_build_makes_offers_no_edit(site: Site) -> None:
-    links = [link["href"] for link in site.soups[f"{API}layers.attention"].select(".article-header-buttons a[href]")]
+    links = [link["href"] for link in site.soups[f"{API}layers"].select(".article-header-buttons a[href]")]
     assert links
     assert not any("/edit/" in link for link in links)

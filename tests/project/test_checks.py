@@ -128,8 +128,25 @@ def test_a_phase_that_fails_or_finds_nothing_fails_the_whole(tmp_path: Path, mon
         result = outcome(name)
         assert result.status != 0
         assert result.failed == 1
-    failing = checks.run(checks.Phase("x", "x", command=[sys.executable, "-c", "raise SystemExit(3)"]))
-    assert (failing.status, failing.failed) == (3, 1)
+
+
+def test_commands_run_together_and_say_which_failed(capsys: pytest.CaptureFixture[str]):
+    commands = {
+        "first": "print('words')",
+        "second": "raise SystemExit(3)",
+        "third": "import sys; sys.stderr.write('e')",
+    }
+    phases = [checks.Phase(name, "x", command=[sys.executable, "-c", code]) for name, code in commands.items()]
+    outcomes = checks.run_together(phases)
+    assert [(o.phase, o.status, o.passed, o.failed) for o in outcomes] == [
+        ("first", 0, 1, 0),
+        ("second", 3, 0, 1),
+        ("third", 0, 1, 0),
+    ]
+    shown = capsys.readouterr().out
+    assert [shown.index(part) for part in ("first", "words", "second", "third: x\ne")] == sorted(
+        shown.index(part) for part in ("first", "words", "second", "third: x\ne")
+    )
 
 
 def test_the_exercises_seconds_are_summed_from_the_report(tmp_path: Path):
@@ -149,7 +166,7 @@ def test_the_report_says_what_is_left(
 ):
     monkeypatch.setattr(checks, "REPORTS", tmp_path)
     outcomes = [checks.Outcome("units", 0, 600.0, 5), checks.Outcome("perturbed", 0, 900.0, 5)]
-    checks.summary(outcomes, [])
+    checks.summary(outcomes, [], 600.0)
     assert "10.0 of 45 minutes; 35.0 are left" in capsys.readouterr().out
     kept = json.loads((tmp_path / "checks.json").read_text())
     assert [(phase["phase"], phase["seconds"]) for phase in kept] == [("units", 600.0), ("perturbed", 900.0)]

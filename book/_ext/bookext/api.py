@@ -1,7 +1,8 @@
-"""The reference of the package: a page for each module, made from its docstrings, linked with the chapters both ways.
+"""The reference of the package: a page for each of its folders, linked with the chapters both ways.
 
-The pages are written to book/api when a build begins, and are no part of the repository. Each says which notebooks use
-the module; each notebook gets a box with what it uses. Both come from the notebooks' imports (`usage`).
+The pages are made from the docstrings. They are written to book/api when a build begins, and are no part of the
+repository. Each says which notebooks use a module; each notebook gets a box with what it uses. Both come from the
+notebooks' imports (`usage`).
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ LINKED = {"class", "exception", "function"}
 
 
 def page_of(module: str) -> str:
-    """The page of a module: `llm_core.layers.attention` is book/api/layers.attention."""
-    return f"{FOLDER}/{module.removeprefix(PACKAGE).lstrip('.') or 'index'}"
+    """The page that shows a module, that of its folder: `llm_core.layers.attention` is on book/api/layers."""
+    parts = module.split(".")
+    return f"{FOLDER}/{parts[1] if len(parts) > 1 else 'index'}"
 
 
 def floors(root: Path) -> list[list[str]]:
@@ -45,16 +47,24 @@ def floors(root: Path) -> list[list[str]]:
     raise ValueError("pyproject.toml has no import-linter contract with the id 'floors'")
 
 
-def module_page(package: Package, module: str, notebooks: list[Notebook]) -> str:
-    """The Markdown of a module's page."""
-    lines = [f"# {module.removeprefix(PACKAGE + '.')}", ""]
+def module_section(package: Package, module: str, notebooks: list[Notebook]) -> list[str]:
+    """The Markdown lines of a module, below its heading."""
+    lines = []
     for kind, heading in KINDS.items():
         uses = [notebook for notebook in notebooks if notebook.kind == kind and module in notebook.imports]
         links = [f"[{book.label}](../../{book.docname}.ipynb)" for book in uses]
         if links:
             lines += [f"{heading} that use it: {', '.join(links)}.", ""]
     members = "\n   :members:\n   :no-value:" if has_members(package, module) else ""
-    return "\n".join([*lines, "```{eval-rst}", f".. automodule:: {module}{members}", "```", ""])
+    return [*lines, "```{eval-rst}", f".. automodule:: {module}{members}", "```", ""]
+
+
+def folder_page(package: Package, top: str, notebooks: list[Notebook]) -> str:
+    """The Markdown of the page of a folder, or of a file that lies in none: a part for each module."""
+    lines = [f"# {top.removeprefix(PACKAGE + '.')}", "", *module_section(package, top, notebooks)]
+    for module in package.inside(top):
+        lines += [f"## {module.removeprefix(top + '.')}", "", *module_section(package, module, notebooks)]
+    return "\n".join(lines)
 
 
 def has_members(package: Package, module: str) -> bool:
@@ -78,11 +88,9 @@ def index_page(package: Package, root: Path) -> str:
             top = f"{PACKAGE}.{name}"
             if top not in package.modules:
                 continue
-            lines += [f"**[{name}]({page_of(top).split('/')[-1]}.md)**: {package.summary(top)}", ""]
-            inner = [module for module in package.modules if module.startswith(top + ".")]
-            for module in inner:
-                short = module.removeprefix(top + ".")
-                lines.append(f"- [{short}]({page_of(module).split('/')[-1]}.md): {package.summary(module)}")
+            lines += [f"**[{name}]({name}.md)**: {package.summary(top)}", ""]
+            inner = package.inside(top)
+            lines += [f"- {{py:mod}}`~{module}`: {package.summary(module)}" for module in inner]
             lines += [""] if inner else []
     return "\n".join(lines)
 
@@ -92,9 +100,7 @@ def write_pages(root: Path, package: Package, notebooks: list[Notebook]) -> None
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     pages = {
-        root / f"{page_of(module)}.md": module_page(package, module, notebooks)
-        for module in package.modules
-        if module != PACKAGE
+        root / f"{page_of(module)}.md": folder_page(package, module, notebooks) for module in package.inside(PACKAGE)
     }
     pages[folder / "index.md"] = index_page(package, root)
     for path, text in pages.items():

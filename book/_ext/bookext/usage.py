@@ -70,6 +70,10 @@ class Package:
         """The first line of a module's docstring."""
         return (ast.get_docstring(self.tree(module)) or "").split("\n", 1)[0]
 
+    def inside(self, top: str) -> list[str]:
+        """The modules that lie directly in a package."""
+        return [module for module in self.modules if module.rpartition(".")[0] == top]
+
     def imported(self, module: str) -> list[tuple[str, str, str]]:
         """What a module imports from the package, as `imports_of` gives it; parsed and walked once."""
         if module not in self._imported:
