@@ -6,6 +6,8 @@ SHELL := /bin/sh
 
 # An inherited PYTHONPATH or PYTHONHOME would let another installation into the project's own.
 unexport PYTHONPATH PYTHONHOME
+# Containers often set this one. Every process would then compile all of torch's modules again: two seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The environment's own kernel, whatever kernels this person has installed elsewhere.
 JUPYTER_PREFER_ENV_PATH := 1
