@@ -141,7 +141,7 @@ class Soups(Mapping[str, BeautifulSoup]):
             raise KeyError(name)
         if name not in self.parsed:
             text = (self.folder / f"{name}.html").read_text(encoding="utf-8")
-            self.parsed[name] = BeautifulSoup(text, "html.parser")
+            self.parsed[name] = BeautifulSoup(text, "lxml")
         return self.parsed[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -167,6 +167,20 @@ class Site:
         return Soups(
             self.html, [name.as_posix().removesuffix(".html") for name in names if "_static" not in name.parts]
         )
+
+    @cached_property
+    def _anchors(self) -> dict[str, set[str]]:
+        return {}
+
+    def anchors(self, page: str) -> set[str]:
+        """Every place on a page that a link can lead to."""
+        if page not in self._anchors:
+            soup = self.soups[page]
+            names = {tag["id"] for tag in soup.find_all(id=True)} | {
+                tag["name"] for tag in soup.find_all("a", attrs={"name": True})
+            }
+            self._anchors[page] = names | {""}
+        return self._anchors[page]
 
     def address(self, server: str, way: str) -> str:
         """The site's base address when it is served ("http") or opened from disk ("file")."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # The tests' own helpers, the book's extension and the project's tools, none of which is installed.
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +27,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "site" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(2 * BUILD_SECONDS))
+
+
+class TogetherWhatIsDear(LoadScopeScheduling):
+    """Tests that read the parsed site go to one process, and those in JupyterLab; any other goes where there is room.
+
+    xdist's own `loadgroup` looks for the names of groups where pytest 9.2 no longer keeps them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        if "jupyterlab" in nodeid:
+            return "JupyterLab"
+        return "site" if re.search(r"test_site|test_api|test_colab", nodeid) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherWhatIsDear | None:
+    """The book's own way of sharing tests, under the name of xdist's."""
+    return TogetherWhatIsDear(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")

@@ -168,7 +168,6 @@ def test_no_docstring_promises_a_chapter() -> None:
 # --- the built pages -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xdist_group("site")
 def test_every_module_is_on_its_folders_page_and_stands_on_its_floor(site: Site) -> None:
     pages = {page for page in site.soups if page.startswith(API)}
     places = {module: module.split(".")[1] for module in MODULES}
@@ -182,7 +181,6 @@ def test_every_module_is_on_its_folders_page_and_stands_on_its_floor(site: Site)
     assert len(index.select("h2")) == len(floors(ROOT))
 
 
-@pytest.mark.xdist_group("site")
 def test_a_page_shows_shapes_errors_formulas_and_sources(site: Site) -> None:
     article = site.article(f"{API}layers").select_one("section#attention")
     text = " ".join(article.get_text().split())
@@ -198,7 +196,6 @@ def test_a_page_shows_shapes_errors_formulas_and_sources(site: Site) -> None:
     assert decoder.select_one("a[href='layers.html#llm_core.layers.cache.Cache']") is not None
 
 
-@pytest.mark.xdist_group("site")
 def test_pages_and_chapters_lead_to_each_other(site: Site) -> None:
     chapter = "chapters/03_algorithms/01_self_attention"
     link = site.article(f"{API}layers").select_one(f"section#attention a[href='../../{chapter}.html']")
@@ -212,7 +209,6 @@ def test_pages_and_chapters_lead_to_each_other(site: Site) -> None:
         assert site.soups[page].find(id=anchor), address
 
 
-@pytest.mark.xdist_group("site")
 def test_a_page_that_the_build_makes_offers_no_edit(site: Site) -> None:
     links = [link["href"] for link in site.soups[f"{API}layers"].select(".article-header-buttons a[href]")]
     assert links

@@ -108,10 +108,6 @@ def raw_in_lab(browser: Any, lab: str, path: str) -> list[str]:
     return found
 
 
-in_lab = pytest.mark.xdist_group("JupyterLab")  # one server for all
-
-
-@in_lab
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize(
@@ -121,7 +117,6 @@ def test_jupyterlab_shows_nothing_raw(browser: Any, lab: str, page: str) -> None
     assert raw_in_lab(browser, lab, f"{page}.ipynb") == []
 
 
-@in_lab
 @pytest.mark.slow
 @pytest.mark.browser
 def test_what_jupyterlab_shows_raw_is_seen(browser: Any, lab: str) -> None:

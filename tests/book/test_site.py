@@ -12,9 +12,6 @@ import nbformat
 import pytest
 from bookkit import API, BOOK_URL, CHAPTERS, NOTEBOOKS, PAGES, REPOSITORY, ROOT, Site, markdown_of
 
-# One process parses the pages, for all of these.
-pytestmark = pytest.mark.xdist_group("site")
-
 # Where a stock Jupyter Book fetches its scripts. No page may name them at all.
 CDN = re.compile(r"unpkg\.com|jsdelivr|cdnjs|googleapis|gstatic|thebe|plausible\.io|require(?:\.min)?\.js", re.I)
 
@@ -63,12 +60,6 @@ def test_everything_loaded_is_local_and_there(site: Site, page: str) -> None:
     assert missing == []
 
 
-def anchors(site: Site, page: str) -> set[str]:
-    """Every place on a page that a link can lead to."""
-    soup = site.soups[page]
-    return {tag["id"] for tag in soup.select("[id]")} | {tag["name"] for tag in soup.select("a[name]")} | {""}
-
-
 @pytest.mark.parametrize("page", [*PAGES, "search", "genindex"])
 def test_every_link_leads_somewhere(site: Site, page: str) -> None:
     broken = []
@@ -81,7 +72,7 @@ def test_every_link_leads_somewhere(site: Site, page: str) -> None:
         name = target.relative_to(site.html.resolve()).as_posix().removesuffix(".html") if target else page
         exists = name in site.soups if target is None or target.suffix == ".html" else target.is_file()
         wanted = unquote(parts.fragment)
-        if parts.scheme or not exists or (name in site.soups and wanted not in anchors(site, name)):
+        if parts.scheme or not exists or (name in site.soups and wanted not in site.anchors(name)):
             broken.append(href)
     assert broken == []
 
@@ -204,7 +195,7 @@ def test_colab_copies_link_to_the_published_book(site: Site) -> None:
         path, _, anchor = link.partition("#")
         name = path.removesuffix(".html")
         assert name in site.soups, link
-        assert anchor in anchors(site, name), link
+        assert anchor in site.anchors(name), link
 
 
 def test_no_third_party_script_is_committed() -> None:
