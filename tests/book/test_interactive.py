@@ -538,7 +538,7 @@ def test_accessible(good: Any) -> None:
 
     Figure(good, "dk", None).set(width=9)  # nothing has its full width
     good.add_style_tag(content="* { transition: none !important }")
-    violations = Axe().run(good, context=".interactive", **AXE).response["violations"]
+    violations = Axe().run(good, context=".interactive", options=AXE).response["violations"]
     assert [(violation["id"], violation["nodes"][0]["html"][:200]) for violation in violations] == []
 
 
