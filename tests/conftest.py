@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,9 @@ from jaxtyping import install_import_hook
 # A process that has others beside it takes one thread; torch reads this when it is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# jsonschema, and so nbformat, would compile its grammar for two seconds in every process; no test needs it.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # Every jaxtyping annotation in llm_core is checked at every call, in the tests and only there.
 # This file is loaded before any test, and so before anything imports llm_core.

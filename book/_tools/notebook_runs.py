@@ -200,7 +200,7 @@ def validate(
     command = [sys.executable, str(TOOLS / "nbval_run.py"), "--nbval", "--nbval-current-env"]
     command += ["-c", str(TOOLS / "nbval.ini")]
     command += [f"--nbval-cell-timeout={timeout:.0f}", "--nbval-kernel-startup-timeout=120"]
-    command += ["-q", "--tb=short", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout"]
+    command += ["-q", "--tb=short", "--color=no", "-p", "no:cacheprovider", "-p", "nbval.plugin"]
     command += [f"--leave-out-tag={rules.UNDISTURBED}"] if perturbed else []
     command += [f"--rootdir={path.resolve().parent}", str(path.resolve())]
     started = time.monotonic()
@@ -209,6 +209,7 @@ def validate(
         env = surroundings(threads, portable=portable, perturbed=perturbed, ipython=folder)
         for name in [name for name in env if name.startswith(("PYTEST_", "COV_"))]:
             del env[name]  # this pytest is not part of the one that asks
+        env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # it needs nothing else that is installed, and starts sooner
         # A session of its own, so that ending it ends the kernel too.
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
