@@ -29,7 +29,8 @@ class Function:
             still fails.
         cases: further arguments, by what is special about them: "scores of -200".
         returns: the names of the results where there are several, as in "keep, residual".
-        gradients: whether they are compared; never where the task allows NumPy or asks for no gradients.
+        gradients: whether they are compared: always; only of results that carry one, where the task allows NumPy; or
+            never, where nobody asks for any: what is drawn from, and gradients themselves.
         fresh: whether the results have to be new tensors, which share no memory with the arguments.
         banned: what the task rules out, as dotted names: "torch.nn.functional.layer_norm".
         tracked: the tensors whose gradients are compared, by name, if they are not the floating-point arguments.
@@ -42,7 +43,7 @@ class Function:
     sizes: Mapping[str, Sequence[int]]
     cases: Mapping[str, Callable[[torch.Generator], Arguments]] = field(default_factory=dict)
     returns: str = ""
-    gradients: Literal["always", "never"] = "always"
+    gradients: Literal["always", "carried", "never"] = "always"
     fresh: bool = False
     banned: tuple[str, ...] = ()
     tracked: Callable[[Arguments], Mapping[str, Tensor]] | None = None

@@ -55,7 +55,7 @@ SPEC = Spec(
                 ),
                 "70 keys": lambda s: _arguments(s, 1, 2, 3, 70, 4, 4),
             },
-            gradients="never",
+            gradients="carried",
             banned=("torch.nn.functional.scaled_dot_product_attention",),
         ),
     ),

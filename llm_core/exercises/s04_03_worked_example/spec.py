@@ -30,9 +30,9 @@ SPEC = Spec(
             _one,
             {"T": (1, 2, 4), "S": (1, 2, 3, 5), "d_k": (1, 2, 3, 6), "d_v": (1, 2, 4)},
             returns="the scores, the weights, the output",
-            gradients="never",
+            gradients="carried",
         ),
-        Function("two_heads", _two, {"T": (1, 2, 4), "D": (1, 3, 4), "E": (1, 2, 3)}, gradients="never"),
+        Function("two_heads", _two, {"T": (1, 2, 4), "D": (1, 3, 4), "E": (1, 2, 3)}, gradients="carried"),
     ),
     parameters=(
         {"seed": 0, "n_tokens": 3, "d_k": 4},

@@ -43,7 +43,7 @@ SPEC = Spec(
             _logits,
             {"B": (1, 2, 3), "T": (1, 2, 5), "V": (1, 2, 3, 7)},
             cases={"logits of several thousand": lambda s: _logits(s, 2, 3, 5, size=3000.0)},
-            gradients="never",
+            gradients="carried",
         ),
         Function(
             "perplexity",
