@@ -222,8 +222,8 @@ def run(phase: Phase) -> Outcome:
     return Outcome(phase.name, status, time.monotonic() - started, passed, failed, skipped)
 
 
-def summary(outcomes: list[Outcome], left_out: list[str], seconds: float) -> None:
-    """Print the closing table, and keep it as JSON; `seconds` is what the phases of `make test` took together."""
+def summary(outcomes: list[Outcome], left_out: list[str], minutes: float) -> None:
+    """Print the closing table, and keep it as JSON; `minutes` is what the phases of `make test` took together."""
     kept = list(runs.recorded())
     ran_notebooks = any(outcome.phase == "notebooks" for outcome in outcomes)
     if kept and ran_notebooks:
@@ -255,7 +255,6 @@ def summary(outcomes: list[Outcome], left_out: list[str], seconds: float) -> Non
     (REPORTS / "checks.json").write_text(
         json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n", encoding="utf-8"
     )
-    minutes = seconds / 60
     print(f"\n{minutes:.1f} of {MINUTES:.0f} minutes; {MINUTES - minutes:.1f} are left for the chapters to come")
     passed, failed, skipped = (sum(getattr(o, what) for o in outcomes) for what in ("passed", "failed", "skipped"))
     print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
@@ -298,7 +297,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    summary(outcomes, left_out, seconds)
+    summary(outcomes, left_out, seconds / 60)
     return int(any(outcome.status for outcome in outcomes))
 
 

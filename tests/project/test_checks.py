@@ -169,11 +169,12 @@ def test_the_report_says_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(checks, "REPORTS", tmp_path)
-    outcomes = [checks.Outcome("units", 0, 600.0, 5), checks.Outcome("perturbed", 0, 900.0, 5)]
-    checks.summary(outcomes, [], 600.0)
+    (tmp_path / "exercises.xml").write_text('<testsuite><testcase name="test_a[03/01_x]" time="7.5"/></testsuite>')
+    outcomes = [checks.Outcome("exercises", 0, 600.0, 5), checks.Outcome("perturbed", 0, 900.0, 5)]
+    checks.summary(outcomes, [], 10.0)
     assert "10.0 of 45 minutes; 35.0 are left" in capsys.readouterr().out
     kept = json.loads((tmp_path / "checks.json").read_text())
-    assert [(phase["phase"], phase["seconds"]) for phase in kept] == [("units", 600.0), ("perturbed", 900.0)]
+    assert [(phase["phase"], phase["seconds"]) for phase in kept] == [("exercises", 600.0), ("perturbed", 900.0)]
 
 
 def test_an_unknown_phase_is_an_error():
