@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import combinations
 from typing import Any
@@ -525,20 +525,9 @@ class Exam:
         shown: bool,
     ) -> None:
         """Call both with the same arguments, and end the part where they disagree in results or in gradients."""
-        for tracked in {"always": [True], "carried": [False, True], "never": [False]}[spec.gradients]:
-            self._agree_once(function, right, spec, names, make, seed, shown, tracked)
-
-    def _agree_once(
-        self,
-        function: Any,
-        right: Callable[..., Any],
-        spec: Function,
-        names: Sequence[str],
-        make: Callable[[torch.Generator], Arguments],
-        seed: int,
-        shown: bool,
-        tracked: bool,
-    ) -> None:
+        if spec.gradients == "carried":  # first without: NumPy takes no tensor that wants a gradient
+            self._agree(function, right, replace(spec, gradients="never"), names, make, seed, shown)
+        tracked = spec.gradients != "never"
         results = []
         for which, called in enumerate((right, function)):
             arguments = make(torch.Generator().manual_seed(seed))
@@ -553,8 +542,8 @@ class Exam:
             try:
                 result = self.call(called, *arguments, copies=False) if which else called(*arguments)
             except Wrong:
-                if spec.gradients == "carried" and tracked:
-                    return  # as NumPy does before a tensor that wants a gradient; without one all was well
+                if spec.gradients == "carried":
+                    return
                 raise
             left = spec.after(arguments, result) if spec.after else {}
             results.append((result, sources, left, named))

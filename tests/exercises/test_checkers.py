@@ -547,6 +547,11 @@ def test_an_emptied_list_is_a_finding():
             "gradient_differs",
         ),
         (
+            DOT,  # a task that allows NumPy: only what carries a gradient has to carry the right one
+            (".sum(dim=-1, keepdim=True)\n", ".sum(dim=-1, keepdim=True).detach()\n"),
+            "gradient_differs",
+        ),
+        (
             COMPUTE,
             ("    return 2 * L * K * (D // H) * S * number\n", "    return 2 * L * K * (D / H) * S * number\n"),
             "not_whole",

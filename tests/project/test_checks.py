@@ -148,9 +148,8 @@ def test_commands_run_together_and_say_which_failed(capsys: pytest.CaptureFixtur
         ("third", 0, 1, 0),
     ]
     shown = capsys.readouterr().out
-    assert [shown.index(part) for part in ("first", "words", "second", "third: x\ne")] == sorted(
-        shown.index(part) for part in ("first", "words", "second", "third: x\ne")
-    )
+    places = [shown.index(part) for part in ("first", "words", "second", "third: x\ne")]
+    assert places == sorted(places)
 
 
 def test_the_exercises_seconds_are_summed_from_the_report(tmp_path: Path):
