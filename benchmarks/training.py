@@ -215,6 +215,57 @@ def transformers(work: Work, *, kept: bool = False, **best: bool) -> Callable[[]
     return prepare
 
 
+def lean(work: Work, *, kept: bool = False, **best: bool) -> Callable[[], Turn]:
+    """The least that a GPT can be: no biases, the exact GELU, one product for query, key and value, a tied head."""
+
+    def prepare() -> Turn:
+        import torch
+        import torch.nn.functional as F
+        from cpu import keep_memory
+        from torch import nn
+
+        class Block(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                D = work.d_model
+                self.read, self.think = (nn.LayerNorm(D, bias=False) for _ in range(2))
+                self.qkv, self.output = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+                self.up, self.down = nn.Linear(D, 4 * D, bias=False), nn.Linear(4 * D, D, bias=False)
+
+            def forward(self, x: Any) -> Any:
+                B, T, D = x.shape
+                parts = self.qkv(self.read(x)).view(B, T, 3, work.n_heads, D // work.n_heads).transpose(1, 3).unbind(2)
+                heads = F.scaled_dot_product_attention(*parts, is_causal=True)
+                x = x + self.output(heads.transpose(1, 2).reshape(B, T, D))
+                return x + self.down(F.gelu(self.up(self.think(x))))
+
+        class Lean(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.tokens = nn.Embedding(work.vocab_size, work.d_model)
+                self.places = nn.Parameter(torch.zeros(work.length, work.d_model))
+                self.blocks = nn.Sequential(*(Block() for _ in range(work.n_layers)))
+                self.norm = nn.LayerNorm(work.d_model, bias=False)
+                for weight in self.parameters():
+                    if weight.ndim == 2:
+                        nn.init.normal_(weight, std=0.02)
+
+            def forward(self, ids: Any) -> Any:
+                x = self.tokens(ids) + self.places[: ids.shape[1]]
+                return F.linear(self.norm(self.blocks(x)), self.tokens.weight)
+
+        def loss_of(model: Any, ids: Any, targets: Any) -> Any:
+            return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+
+        if kept:
+            keep_memory()
+        torch.manual_seed(0)
+        turn = torchs_loop(work, loss_of, Lean(), **settings(best))
+        return lambda: turn() and None  # weights of its own
+
+    return prepare
+
+
 def torchs_chunks(work: Work) -> Callable[[], Turn]:
     """Our model with torch's own chunked head and loss."""
 
