@@ -57,7 +57,7 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
         references: the answers that people gave; none where the text has no answer.
 
     Raises:
-        ValueError: the references are a string in place of a sequence of them.
+        ValueError: the references are a string in place of a sequence of them, or an answer is no text.
 
     >>> exact_match("in the Tower", ["In Tower.", "tower"])
     1.0
@@ -110,6 +110,9 @@ def question_answering(predictions: Sequence[str], references: Sequence[Sequence
 def _normalised(prediction: str, references: Sequence[str]) -> tuple[str, list[str]]:
     if isinstance(references, str):
         raise ValueError(f"references are a sequence of answers: got the string {references!r}. Put it into a list")
+    odd = [answer for answer in (prediction, *references) if not isinstance(answer, str)]
+    if odd:
+        raise ValueError(f"an answer is a text, and the empty one says that there is none: got {odd[0]!r}")
     # A reference that is nothing but articles and punctuation cannot be found; without any other there is no answer.
     return normalise(prediction), [text for text in map(normalise, references) if text] or [""]
 

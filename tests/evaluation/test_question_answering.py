@@ -111,3 +111,11 @@ def test_the_bootstrap_takes_the_scores_of_each_question():
 def test_what_cannot_be_scored_is_refused(predictions, references, message):
     with pytest.raises(ValueError, match=message):
         question_answering(predictions, references)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("prediction", "references"), [(None, ["a"]), ("a", [3]), ("a", ["a", None])])
+def test_an_answer_is_a_text(prediction, references):
+    for score in (exact_match, answer_f1):
+        with pytest.raises(ValueError, match="an answer is a text, .*: got (None|3)"):
+            score(prediction, references)
