@@ -146,8 +146,8 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             )
         if tensor.is_floating_point() != state[name].is_floating_point():
             raise ValueError(
-                f"{name} is of another kind: the checkpoint has {tensor.dtype}, the model {state[name].dtype}. Is one of "
-                "the two quantised? Convert the other in the same way, or load the checkpoint in full precision"
+                f"{name} is of another kind: the checkpoint has {tensor.dtype}, the model {state[name].dtype}. Is one "
+                "of the two quantised? Convert the other in the same way, or load the checkpoint in full precision"
             )
     model.load_state_dict({name: _of_its_own(tensor) for name, tensor in tensors.items()}, assign=True)
     _compute_tables(model)

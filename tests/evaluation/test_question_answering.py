@@ -117,5 +117,5 @@ def test_what_cannot_be_scored_is_refused(predictions, references, message):
 @pytest.mark.parametrize(("prediction", "references"), [(None, ["a"]), ("a", [3]), ("a", ["a", None])])
 def test_an_answer_is_a_text(prediction, references):
     for score in (exact_match, answer_f1):
-        with pytest.raises(ValueError, match="an answer is a text, .*: got (None|3)"):
+        with pytest.raises(ValueError, match=r"an answer is a text, .*: got (None|3)"):
             score(prediction, references)
