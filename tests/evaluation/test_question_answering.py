@@ -24,6 +24,7 @@ from llm_core.evaluation.question_answering import (
 PUBLISHED = [
     ("Tower,", ["tower"], "tower", 1, 1),
     ("the tower of London", ["Tower of Lon-don", "a tower"], "tower of london", 1, 1),
+    ("a tower", ["an tower"], "tower", 1, 1),
     ("", [], "", 1, 1),
     ("the", [], "", 1, 1),
     ("x", [], "x", 0, 0),
