@@ -70,9 +70,9 @@ def _json(path: Path) -> dict[str, Any]:
 def _cells(saved: dict[str, Any], name: str) -> list[NotebookNode]:
     found = saved.get("cells")
     if found is None and isinstance(saved.get("worksheets"), list):
-        sheets = [sheet.get("cells") if isinstance(sheet, dict) else None for sheet in saved["worksheets"]]
-        if all(isinstance(sheet, list) for sheet in sheets):
-            found = [_of_2013(cell) for sheet in sheets for cell in sheet]
+        sheets: list[Any] = [sheet.get("cells") if isinstance(sheet, dict) else None for sheet in saved["worksheets"]]
+        if all(isinstance(cells, list) for cells in sheets):
+            found = [_of_2013(cell) for cells in sheets for cell in cells]
     if not isinstance(found, list):
         raise Unusable(f"{name} is not a notebook: it has no cells")
     cells = [_cell(cell, f"{name} is not a notebook: its cell {i}") for i, cell in enumerate(found, start=1)]
