@@ -233,5 +233,5 @@ def test_a_damaged_file_is_an_error_that_says_so(name):
 
 def test_a_key_that_stands_twice_is_named():
     text = published.gpt2().to_str().replace('"!":', '"!":0,"!":', 1)
-    with pytest.raises(ValueError, match="the key '!' stands in this tokenizer.json more than once"):
+    with pytest.raises(ValueError, match=r"the key '!' stands in this .* more than once"):
         BPETokenizer.from_json(text)
