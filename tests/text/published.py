@@ -210,7 +210,7 @@ def bert() -> Tokenizer:
 BPE: dict[str, Callable[[], Tokenizer]] = {
     make.__name__: make
     for make in (
-        gpt2, smollm2, qwen, llama3, gpt4o, deepseek, roberta, llama2, llama2_normalised_names, mistral, metaspace, gemma, gpt1,
-        marked,
+        gpt2, smollm2, qwen, llama3, gpt4o, deepseek, roberta, llama2, llama2_normalised_names, mistral, metaspace,
+        gemma, gpt1, marked,
     )
 }  # fmt: skip
