@@ -79,6 +79,15 @@ def test_text_comes_out_as_it_is_generated(name):
         assert "".join(decode_stream(our, ids)) == our.decode(ids)
 
 
+def test_bulk_fills_up_a_text_as_if_it_were_alone():
+    their = published.gpt2()
+    their.enable_padding(pad_to_multiple_of=4)
+    our = BPETokenizer.from_json(their.to_str())
+    texts = random_texts(7, 30)
+    assert BulkTokenizer(our).encode_batch(texts) == [their.encode(text).ids for text in texts]
+    assert [our.encode(text) for text in texts] == [their.encode(text).ids for text in texts]
+
+
 def test_tokens_of_strangers_and_added_tokens_that_are_text():
     their = published.qwen()
     our = BPETokenizer.from_json(their.to_str())
