@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 from wrapped import Markov, TextCache, Theirs, V, enlarged, gpt, llama, markov, prompts
 
+from llm_core.generation.adjust import RepetitionPenalty
 from llm_core.generation.beam_search import Hypothesis, beam_search
 from llm_core.generation.generate import generate
-from llm_core.generation.sampling import RepetitionPenalty
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 
 Found = list[tuple[tuple[int, ...], float]]

@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 from wrapped import CONTEXT, Theirs, V, enlarged, gpt, llama, prompts
 
+from llm_core.generation.adjust import RepetitionPenalty, in_turn
 from llm_core.generation.generate import batch_prompts, generate, stream
-from llm_core.generation.sampling import RepetitionPenalty, Sampler, in_turn
+from llm_core.generation.sampling import Sampler
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 
 UNEQUAL = [[5], [6, 7, 8, 9, 10], [3, 4]]
@@ -114,18 +115,19 @@ def test_the_repetition_penalty_sees_the_text_and_not_the_padding(use_cache):
 def test_adjust_gets_the_logits_the_whole_text_and_the_padding():
     seen = []
 
-    def look(logits: Tensor, text: Tensor, padding: Tensor | None) -> Tensor:
-        seen.append((logits.shape, text.tolist(), padding))
+    def look(logits: Tensor, text: Tensor, padding: Tensor | None, n_prompt: int) -> Tensor:
+        seen.append((logits.shape, text.tolist(), padding, n_prompt))
         return logits
 
     generate(Counting(), torch.tensor([[3, 4], [7, 8]]), 3, adjust=in_turn(look))
     assert seen == [
-        ((2, V), [[3, 4], [7, 8]], None),
-        ((2, V), [[3, 4, 5], [7, 8, 9]], None),
-        ((2, V), [[3, 4, 5, 6], [7, 8, 9, 10]], None),
+        ((2, V), [[3, 4], [7, 8]], None, 2),
+        ((2, V), [[3, 4, 5], [7, 8, 9]], None, 2),
+        ((2, V), [[3, 4, 5, 6], [7, 8, 9, 10]], None, 2),
     ]
     generate(gpt(), UNEQUAL, 1, adjust=look)
     assert seen[-1][2].tolist() == [4, 0, 3]
+    assert seen[-1][3] == 5
 
 
 MODELS = {"GPT": gpt, "Llama": llama, "windowed Llama": lambda: llama(window=3)}

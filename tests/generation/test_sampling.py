@@ -19,15 +19,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llm_core.generation.sampling import (
-    RepetitionPenalty,
-    Sampler,
-    greedy,
-    in_turn,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-)
+from llm_core.generation.adjust import RepetitionPenalty, in_turn
+from llm_core.generation.sampling import Sampler, greedy, keep_min_p, keep_top_k, keep_top_p
 
 # chi-square: a value above this comes once in a thousand times if the frequencies are right, by degrees of freedom
 CHI_SQUARE = {1: 10.83, 2: 13.82, 3: 16.27, 5: 20.52}
@@ -136,10 +129,10 @@ def test_padding_is_not_penalised():
 def test_adjustments_are_made_in_turn():
     logits, text = torch.tensor([[2.0, -1.0, 4.0]]), torch.tensor([[1, 2, 2]])
 
-    def double(logits: Tensor, text: Tensor, padding: Tensor | None) -> Tensor:
+    def double(logits: Tensor, text: Tensor, padding: Tensor | None, n_prompt: int) -> Tensor:
         return logits * 2
 
-    def add_length(logits: Tensor, text: Tensor, padding: Tensor | None) -> Tensor:
+    def add_length(logits: Tensor, text: Tensor, padding: Tensor | None, n_prompt: int) -> Tensor:
         return logits + text.shape[1]
 
     assert in_turn()(logits, text, None) is logits

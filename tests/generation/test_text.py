@@ -9,8 +9,9 @@ import pytest
 import torch
 from wrapped import Script, gpt, markov
 
+from llm_core.generation.adjust import RepetitionPenalty
 from llm_core.generation.generate import generate
-from llm_core.generation.sampling import RepetitionPenalty, Sampler
+from llm_core.generation.sampling import Sampler
 from llm_core.generation.text import cut_pieces, find_stop, generate_text, stream_text
 from llm_core.text.characters import CharacterTokenizer
 from llm_core.text.tokenizer import Vocabulary
