@@ -144,8 +144,8 @@ class KeyValueStore(Protocol):
     """What attention asks of a cache: how much it holds, what it holds, and to add to it."""
 
     @property
-    def length(self) -> int:
-        """Tokens it holds."""
+    def length(self) -> int | Tensor:
+        """Tokens it holds; a tensor if the device alone knows."""
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Add those of T more tokens, (B, K, T, E) each, and return all."""
@@ -195,7 +195,7 @@ class MultiHeadAttention(nn.Module):
         output_bias: bool | None = None,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
-        rotate: Callable[[Tensor, int], Tensor] | None = None,
+        rotate: Callable[[Tensor, int | Tensor], Tensor] | None = None,
         position_bias: Callable[[int, int], Tensor] | None = None,
         attend: Callable[..., Tensor] = fused_attention,
         dropout: float = 0.0,
@@ -240,7 +240,6 @@ class MultiHeadAttention(nn.Module):
         (B, 1, T, S) if it differs from text to text.
         """
         query = self.query_norm(self._split(self.query(x), self.n_heads))
-        start = 0
         if memory is None:
             start = 0 if cache is None else cache.length
             key, value = self.key_norm(self._split(self.key(x))), self._split(self.value(x))

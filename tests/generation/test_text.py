@@ -188,6 +188,34 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_chosen():
     assert len(generate_text(model, tokenizer, "a", 30, choose=Sampler(), generator=torch.Generator())) == 30
 
 
+def test_ids_in_a_gap_of_the_vocabulary_are_never_chosen():
+    characters = "abcde"
+    tokenizer = CharacterTokenizer(characters)
+    tokenizer.vocabulary = Vocabulary({c: 2 * i for i, c in enumerate(characters)})  # 1, 3, 5, 7: no token
+    model = markov(12, 0)
+    model.table[:, 1::2] += 50.0
+    model.table[:, 9:] += 50.0
+    known = list(tokenizer.vocabulary.ids.values())
+    expected = [known[int(model.table[0, known].argmax())]]
+    for _ in range(5):
+        expected.append(known[int(model.table[expected[-1], known].argmax())])
+    assert generate_text(model, tokenizer, "a", 6) == tokenizer.decode(expected)
+    for choose in (Sampler(), Sampler(9.0), Sampler(top_k=1), Sampler(top_p=0.5), Sampler(min_p=0.5)):
+        text = generate_text(model, tokenizer, "a", 30, choose=choose, generator=torch.Generator())
+        assert len(text) == 30
+        assert set(text) <= set(characters)
+    # An adjustment has its say before, and none can bring them back.
+    text = generate_text(model, tokenizer, "a", 30, adjust=lambda logits, *_: logits * 0)
+    assert text == "a" * 30
+
+
+def test_a_stop_token_needs_no_token_of_the_tokenizer():
+    model = markov(9, 0)
+    model.table[:, 7] = 50.0
+    assert generate_text(model, CharacterTokenizer("abcde"), "a", 6, stop_id=7) == ""
+    assert len(generate_text(model, CharacterTokenizer("abcde"), "a", 6)) == 6
+
+
 def test_what_cannot_work_is_refused_by_the_call_itself():
     model, tokenizer = markov(4, 0), CharacterTokenizer("abcd")
     for call in (stream_text, generate_text):
