@@ -427,9 +427,12 @@ def _rows(prompt: Sequence[Sequence[int]]) -> list[list[int]]:
 
 def _id(id_: object, row: int) -> int:
     try:
-        return check_whole("an id", id_, at_least=-sys.maxsize)  # which of them are tokens the model says
+        whole = check_whole("an id", id_, at_least=-sys.maxsize)  # which of them are tokens the model says
     except ValueError:
         raise ValueError(f"ids are whole numbers: got {id_!r} in row {row} of the prompt") from None
+    if whole > sys.maxsize:
+        raise ValueError(f"no token of a model is as large: got {whole} in row {row} of the prompt")
+    return whole
 
 
 def stop_ids(model: LanguageModel, stop_id: int | Collection[int] | None) -> tuple[int, ...]:

@@ -171,9 +171,8 @@ def _continuation(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int
 def _known(tokenizer: Tokenizer, vocab_size: int, stops: tuple[int, ...], adjust: Adjust | None) -> Adjust | None:
     """The adjustment, and after it the ids without a token ruled out: embedding tables are often padded to a round
     number, and some vocabularies have gaps. A stop token is never decoded, so it needs no token."""
-    known = {*tokenizer.vocabulary.ids.values(), *stops}
-    unknown = [id_ for id_ in range(vocab_size) if id_ not in known]
-    if not unknown:
+    if len(tokenizer.vocabulary) == vocab_size:
         return adjust
-    forbid = Forbid(unknown)
+    known = {*tokenizer.vocabulary.ids.values(), *stops}
+    forbid = Forbid([id_ for id_ in range(vocab_size) if id_ not in known])
     return forbid if adjust is None else in_turn(adjust, forbid)

