@@ -46,15 +46,19 @@ def stream_text(
         model, max_new_tokens, choose, adjust, generator, use_cache: as in `stream`.
 
     Raises:
-        ValueError: the tokenizer knows more tokens than the model, a stop string is empty, or see `stream`. Raised by
-            the call itself, before any work is done.
+        ValueError: the tokenizer knows more tokens than the model, the prompt or a stop string is no text, a stop
+            string is empty, or see `stream`. Raised by the call itself, before any work is done.
     """
     if tokenizer.vocab_size > model.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model knows {model.vocab_size}: "
             "take the tokenizer that the model was trained with"
         )
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not isinstance(prompt, str):
+        raise ValueError(f"the prompt is text: got a {type(prompt).__name__}. generate takes ids")
+    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
+    if not all(isinstance(text, str) for text in stops):
+        raise ValueError(f"stop strings are text, one or several: got {stop!r}. Ids that end the text are stop_id")
     if "" in stops:
         raise ValueError(f"an empty stop string stands everywhere, so nothing could be written: got {stops}")
     stop_tokens = stop_ids(model, stop_id)

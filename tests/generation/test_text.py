@@ -216,6 +216,21 @@ def test_a_stop_token_needs_no_token_of_the_tokenizer():
     assert len(generate_text(model, CharacterTokenizer("abcde"), "a", 6)) == 6
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_text_is_refused():
+    model, tokenizer = markov(4, 0), CharacterTokenizer("abcd")
+    for call in (stream_text, generate_text):
+        for prompt in ([1, 2], b"ab", None, 3):
+            with pytest.raises(ValueError, match=f"the prompt is text: got a {type(prompt).__name__}"):
+                call(model, tokenizer, prompt, 3)
+        for stop in (3, [3], None, ["a", None], [b"a"]):
+            with pytest.raises(ValueError, match=r"stop strings are text, .*stop_id"):
+                call(model, tokenizer, "a", 3, stop=stop)
+        with pytest.raises(ValueError, match="got max_new_tokens=nan"):
+            call(model, tokenizer, "a", float("nan"))
+    assert model.passes == 0
+
+
 def test_what_cannot_work_is_refused_by_the_call_itself():
     model, tokenizer = markov(4, 0), CharacterTokenizer("abcd")
     for call in (stream_text, generate_text):
