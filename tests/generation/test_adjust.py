@@ -104,6 +104,12 @@ def test_a_padded_row_gets_what_it_gets_alone():
                 assert torch.equal(together[row], alone[0]), (seed, adjust)
 
 
+def test_a_forbidden_sequence_does_not_begin_in_the_padding():
+    text, padding = torch.tensor([[0, 0, 2], [0, 0, 2], [0, 0, 2]]), torch.tensor([2, 1, 0])
+    ours = Forbid([[0, 2, 1]])(torch.zeros(3, 4), text, padding)
+    assert ours[:, 1].isinf().tolist() == [False, True, True]
+
+
 def by_formula(logits: Tensor, text: Tensor, n_prompt: int, presence: float, frequency: float) -> Tensor:
     """mu[j] - c[j] * frequency - (c[j] > 0) * presence, one number at a time; c[j] counts the sampled tokens only."""
     rows = []
