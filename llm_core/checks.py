@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from operator import index
+from typing import SupportsIndex
+
 
 def check_sizes(**sizes: int | None) -> None:
     """Each is a number of things of which there must be one; None stands for a size that was left out.
@@ -33,3 +37,34 @@ def check_shares(**shares: float | int) -> None:
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ValueError(f"{name} is a share, 0 <= {name} < 1: got {share}")
+
+
+def check_whole(name: str, value: object, *, at_least: int) -> int:
+    """A whole number from `at_least` on, as an int; NumPy's and torch's count too, True and 3.0 do not.
+
+    Raises:
+        ValueError: it is something else, or below that.
+
+    >>> check_whole("top_k", 2.5, at_least=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: top_k is a whole number from 1 on: got top_k=2.5
+    """
+    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+    try:
+        whole = None if is_bool or not isinstance(value, SupportsIndex) else index(value)
+    except TypeError:
+        whole = None
+    if whole is None or whole < at_least:
+        came = f"{name}={value!r}" if name.isidentifier() else repr(value)
+        raise ValueError(f"{name} is a whole number from {at_least} on: got {came}")
+    return whole
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number of Python or NumPy: True and None are not.
+
+    >>> is_number(3), is_number(True), is_number("3")
+    (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -42,6 +42,7 @@ from llm_core.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     check_names,
+    check_states,
     check_weights,
     header_of,
     name_of,
@@ -87,6 +88,8 @@ class ShardedCheckpoint:
         if optimizer is not None:
             self._check_optimizer(optimizer, names)
         random_states = self._random_states(generators or {})
+        found = {name: generator for name, generator in (generators or {}).items() if name in random_states}
+        check_states(self.path, found, random_states)
 
         parameters = dict(model.named_parameters())
         for key, tensor in saved.items():
@@ -97,9 +100,8 @@ class ShardedCheckpoint:
             self._put_optimizer(optimizer, parameters, state)
         if "torch" in random_states:
             torch.set_rng_state(random_states["torch"])
-        for name, generator in (generators or {}).items():
-            if name in random_states:
-                generator.set_state(random_states[name])
+        for name, generator in found.items():
+            generator.set_state(random_states[name])
         return self.step
 
     def gather(self) -> Checkpoint:

@@ -30,8 +30,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from llm_core.checks import check_whole, is_number
+from llm_core.generation.adjust import Adjust
 from llm_core.generation.generate import LanguageModel, batch_prompts, last_logits, padded_cache, stop_ids
-from llm_core.generation.sampling import Adjust
+from llm_core.generation.sampling import ImpossibleLogits, check_logits, impossible_rows
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Hypothesis:
         ids: its tokens, without the prompt; the last is the stop token, if it got there.
         log_probability: of all its tokens together, given the prompt.
         score: what it was ranked by.
+        token_log_probabilities: of each token, given those before it. They sum to `log_probability`, up to rounding.
     """
 
     ids: tuple[int, ...]
     log_probability: float
     score: float
+    token_log_probabilities: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class _Candidate:
 
     beam: int
     token: int
-    log_probability: float
+    log_probability: float  # of the whole text
+    of_token: float  # of the token alone
 
 
 def beam_search(
@@ -81,13 +86,16 @@ def beam_search(
         early_stopping: when to end, True, False or "never": see above.
 
     Raises:
-        ValueError: n_beams is below 1, n_best is outside 1 ... n_beams, early_stopping is something else, or prompt and
-            stop tokens are not for this model (see `stream`). Before any work is done.
+        ValueError: n_beams is below 1, n_best is outside 1 ... n_beams, length_penalty is no number, early_stopping is
+            something else, or prompt and stop tokens are not for this model (see `stream`). Before any work is done.
+            While it runs: the logits of a row hold NaN or +inf, or nothing but -inf; it names the step.
     """
-    if n_beams < 1:
-        raise ValueError(f"a search needs at least one beam: got n_beams={n_beams}")
-    if not 1 <= n_best <= n_beams:
+    check_whole("n_beams", n_beams, at_least=1)
+    check_whole("n_best", n_best, at_least=1)
+    if n_best > n_beams:
         raise ValueError(f"of {n_beams} beams between 1 and {n_beams} texts can be returned: got n_best={n_best}")
+    if not is_number(length_penalty) or math.isnan(length_penalty):
+        raise ValueError(f"length_penalty is a number, above 0 for long texts: got {length_penalty!r}")
     if early_stopping not in (True, False, "never"):
         raise ValueError(f'early_stopping is True, False or "never": got {early_stopping!r}')
     ids, padding = batch_prompts(model, prompt, max_new_tokens)
@@ -95,7 +103,9 @@ def beam_search(
     B, T = ids.shape
     cache = padded_cache(model, B, T + max_new_tokens - 1, padding)
     searches = [
-        _Search(n_beams, max_new_tokens, stops, float(length_penalty), early_stopping, finished=[], texts=[()])
+        _Search(
+            n_beams, max_new_tokens, stops, float(length_penalty), early_stopping, finished=[], texts=[()], chances=[()]
+        )
         for _ in range(B)
     ]
     with torch.no_grad():
@@ -103,16 +113,19 @@ def beam_search(
         so_far = torch.zeros(B, 1, device=logits.device)  # log-probabilities of the running texts, (B, beams)
         while True:
             beams, V = so_far.shape[1], logits.shape[-1]
-            log_probabilities = logits.float().log_softmax(dim=-1)
+            _check(logits, len(searches[0].texts[0]), beams)
+            of_token = logits.float().log_softmax(dim=-1)
             if adjust is not None:
-                log_probabilities = adjust(log_probabilities, ids, padding)
-            log_probabilities = log_probabilities + so_far.flatten()[:, None]
+                of_token = adjust(of_token, ids, padding, T)
+            log_probabilities = of_token + so_far.flatten()[:, None]
             # If the best were all stop tokens, there would still be n_beams others to go on with.
             n_candidates = min(max(2, 1 + len(stops)) * n_beams, beams * V)
             best, index = log_probabilities.view(B, beams * V).topk(n_candidates)
+            alone = of_token.view(B, beams * V).gather(-1, index)
+            found = zip(index.tolist(), best.tolist(), alone.tolist(), strict=True)
             running = [
-                search.step([_Candidate(i // V, i % V, p) for i, p in zip(index_row, best_row, strict=True)])
-                for search, index_row, best_row in zip(searches, index.tolist(), best.tolist(), strict=True)
+                search.step([_Candidate(i // V, i % V, p, q) for i, p, q in zip(*row, strict=True)])
+                for search, row in zip(searches, found, strict=True)
             ]
             if all(search.ended for search in searches):
                 return [search.finished[:n_best] for search in searches]
@@ -138,6 +151,7 @@ class _Search:
     early_stopping: bool | str
     finished: list[Hypothesis]  # best first
     texts: list[tuple[int, ...]]  # of the beams that go on, all of one length
+    chances: list[tuple[float, ...]]  # the log-probability of each of their tokens
     ended: bool = False
 
     def step(self, candidates: list[_Candidate]) -> list[_Candidate]:
@@ -150,16 +164,20 @@ class _Search:
             elif rank < self.n_beams and candidate.log_probability > -math.inf and not self.ended:
                 self._finish(candidate, length)
         # Places that are left over go to texts that cannot be, whose continuations come last at every step.
-        running += [_Candidate(0, 0, -math.inf)] * (self.n_beams - len(running))
+        running += [_Candidate(0, 0, -math.inf, -math.inf)] * (self.n_beams - len(running))
         running = running[: self.n_beams]
         self.ended = self.ended or self._ends(running[0].log_probability, length)
-        self.texts = [(*self.texts[candidate.beam], candidate.token) for candidate in running]
+        self.texts, self.chances = (
+            [(*self.texts[candidate.beam], candidate.token) for candidate in running],
+            [(*self.chances[candidate.beam], candidate.of_token) for candidate in running],
+        )
         return running
 
     def _finish(self, candidate: _Candidate, length: int) -> None:
         ids = (*self.texts[candidate.beam], candidate.token)
         score = candidate.log_probability / length**self.length_penalty
-        self.finished.append(Hypothesis(ids, candidate.log_probability, score))
+        chances = (*self.chances[candidate.beam], candidate.of_token)
+        self.finished.append(Hypothesis(ids, candidate.log_probability, score, chances))
         self.finished.sort(key=lambda hypothesis: -hypothesis.score)  # stable: of equals the first found stays first
         del self.finished[self.n_beams :]
 
@@ -171,3 +189,11 @@ class _Search:
         favours_long = self.early_stopping == "never" and self.length_penalty > 0
         possible = best_running / (self.max_new_tokens if favours_long else length) ** self.length_penalty
         return self.early_stopping is True or possible <= self.finished[-1].score
+
+
+def _check(logits: Tensor, step: int, beams: int) -> None:
+    """Refuse what a model cannot mean. What an adjustment rules out is a beam that does not go on."""
+    try:
+        check_logits(logits, impossible_rows(logits).tolist())
+    except ImpossibleLogits as error:
+        raise ImpossibleLogits(f"after {step} new tokens, of {beams} beams for each prompt, {error}") from None

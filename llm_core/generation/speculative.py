@@ -24,8 +24,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from llm_core.generation.generate import LanguageModel, batch_prompts, check_room, stop_ids
-from llm_core.generation.sampling import Sampler
+from llm_core.checks import check_whole
+from llm_core.generation.adjust import Adjust
+from llm_core.generation.generate import LanguageModel, batch_prompts, check_generator, check_room, stop_ids
+from llm_core.generation.sampling import ImpossibleLogits, Sampler, check_logits, impossible_rows
 from llm_core.layers.cache import REWINDABLE
 
 
@@ -105,6 +107,7 @@ def speculative(
     *,
     n_draft: int = 4,
     sampler: Sampler | None = None,
+    adjust: Adjust | None = None,
     stop_id: int | Collection[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Speculated:
@@ -118,14 +121,16 @@ def speculative(
         n_draft: how many tokens are proposed for one pass of the target.
         sampler: what turns the logits of both models into the distributions p and q. None: both are sure of their
             likeliest token, and the result is that of `greedy`.
+        adjust: as in `stream`; the logits of both models are adjusted, each by the text that stands before it.
         stop_id: the token, or tokens, after which the text ends.
         generator: for all that is drawn.
 
     Raises:
         ValueError: there is more than one prompt; n_draft is outside 1 ... 32; the models differ in their vocabulary;
             prompt and new tokens are longer than the context of either; or see `stream`. Before any work is done.
+            While it runs: there are logits from which no token can be chosen; it names the step.
     """
-    if not 1 <= n_draft <= REWINDABLE:
+    if check_whole("n_draft", n_draft, at_least=1) > REWINDABLE:
         raise ValueError(f"between 1 and {REWINDABLE} tokens can be drafted at a time: got n_draft={n_draft}")
     if model.vocab_size != draft.vocab_size:
         raise ValueError(
@@ -138,6 +143,7 @@ def speculative(
         raise ValueError(f"speculative decoding continues one prompt at a time: got {B}. Call it once for each")
     check_room("the draft model's context", draft.context, T, max_new_tokens)
     stops = stop_ids(model, stop_id)
+    check_generator(generator, text.device)
     if sampler is None:
         generator = torch.Generator(text.device)  # decides nothing then, and torch's global one stays as it is
     end = T + max_new_tokens
@@ -150,9 +156,11 @@ def speculative(
             K = min(n_draft, end - t - 1)
             q = []
             for _ in range(K):
-                q.append(_distributions(draft(text[:, draft_cache.length :], draft_cache)[:, -1], sampler))
+                logits = draft(text[:, draft_cache.length :], draft_cache)[:, -1]
+                q.append(_distributions(logits, text, T, adjust, sampler))
                 text = torch.cat([text, torch.multinomial(q[-1], 1, generator=generator)], dim=1)
-            p = _distributions(model(text[:, cache.length :], cache)[0, -(K + 1) :], sampler)
+            logits = model(text[:, cache.length :], cache)[0, -(K + 1) :]
+            p = _distributions(logits, text, T, adjust, sampler)
             new = verify(p, torch.cat(q) if q else p[:0], text[0, t:], generator)
             proposed, accepted, passes = proposed + K, accepted + len(new) - 1, passes + 1
             text = torch.cat([text[:, :t], new[None]], dim=1)
@@ -166,8 +174,23 @@ def speculative(
     return Speculated(text[:, T:], proposed, accepted, passes)
 
 
-def _distributions(logits: Tensor, sampler: Sampler | None) -> Tensor:
-    """The distributions (K, V) to draw from; all on the likeliest token without a sampler."""
+def _distributions(
+    logits: Float[Tensor, "n V"],
+    text: Int[Tensor, "1 T"],
+    n_prompt: int,
+    adjust: Adjust | None,
+    sampler: Sampler | None,
+) -> Float[Tensor, "n V"]:
+    """What to draw from at the last n positions of the text; all on the likeliest token without a sampler."""
+    n, T = len(logits), text.shape[1]
+    if adjust is not None:
+        # Each position has another text before it.
+        rows = [adjust(logits[i : i + 1], text[:, : T - n + 1 + i], None, n_prompt) for i in range(n)]
+        logits = torch.cat(rows)
+    try:
+        check_logits(logits, impossible_rows(logits).tolist())
+    except ImpossibleLogits as error:
+        raise ImpossibleLogits(f"after {T - n_prompt - n + 1} new tokens, {error}") from None
     if sampler is not None:
         return sampler.probabilities(logits)
     one_hot = torch.zeros_like(logits, dtype=torch.float32)

@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
-from llm_core.generation.generate import Choose, LanguageModel, stop_ids, stream
-from llm_core.generation.sampling import Adjust, greedy
+from llm_core.generation.adjust import Adjust, Forbid, in_turn
+from llm_core.generation.generate import Choose, LanguageModel, Step, steps, stop_ids
+from llm_core.generation.sampling import greedy
 from llm_core.text.streaming import StreamDecoder
 from llm_core.text.tokenizer import Tokenizer
 
@@ -40,37 +40,39 @@ def stream_text(
     """The text that continues the prompt, piece by piece; no piece is empty.
 
     Args:
-        tokenizer: the one that the model was trained with. Tokens that only the model has are never chosen.
+        tokenizer: the one that the model was trained with. Ids that it has no token for are never chosen.
         stop: strings that end the text. The one that is complete first does, the longest if several are at once.
         stop_id: tokens that end the text. Neither stop strings nor stop tokens are part of it.
         model, max_new_tokens, choose, adjust, generator, use_cache: as in `stream`.
 
     Raises:
-        ValueError: the tokenizer knows more tokens than the model, a stop string is empty, or see `stream`. Raised by
-            the call itself, before any work is done.
+        ValueError: the tokenizer knows more tokens than the model, the prompt or a stop string is no text, a stop
+            string is empty, or see `stream`. Raised by the call itself, before any work is done.
     """
     if tokenizer.vocab_size > model.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model knows {model.vocab_size}: "
             "take the tokenizer that the model was trained with"
         )
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not isinstance(prompt, str):
+        raise ValueError(f"the prompt is text: got a {type(prompt).__name__}. generate takes ids")
+    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
+    if not all(isinstance(text, str) for text in stops):
+        raise ValueError(f"stop strings are text, one or several: got {stop!r}. Ids that end the text are stop_id")
     if "" in stops:
         raise ValueError(f"an empty stop string stands everywhere, so nothing could be written: got {stops}")
-    if tokenizer.vocab_size < model.vocab_size:
-        choose = _Known(choose, tokenizer.vocab_size)
+    stop_tokens = stop_ids(model, stop_id)
     ids = tokenizer.encode(prompt)
-    tokens = stream(
+    written = steps(
         model,
         [ids],
         max_new_tokens,
         choose=choose,
-        adjust=adjust,
-        stop_id=stop_id,
+        adjust=_known(tokenizer, model.vocab_size, stop_tokens, adjust),
         generator=generator,
         use_cache=use_cache,
     )
-    new = _until(stop_ids(model, stop_id), tokens)
+    new = _until(stop_tokens, written)
     return cut_pieces(_continuation(tokenizer, ids, new), stops)
 
 
@@ -149,10 +151,10 @@ def _could_be_stop(text: str, stops: Sequence[str]) -> int:
     return longest
 
 
-def _until(stops: tuple[int, ...], tokens: Iterator[Tensor]) -> Iterator[int]:
-    """The ids of a stream of one row, without the stop token."""
-    for token in tokens:
-        id_ = int(token)
+def _until(stops: tuple[int, ...], written: Iterator[Step]) -> Iterator[int]:
+    """The ids of a single row, without the stop token."""
+    for step in written:
+        [id_] = step.numbers
         if id_ in stops:
             return
         yield id_
@@ -170,11 +172,11 @@ def _continuation(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int
     yield decoder.finish()
 
 
-class _Known:
-    """Chooses among the tokens that the tokenizer has: embedding tables are often padded to a round number."""
-
-    def __init__(self, choose: Choose, vocab_size: int) -> None:
-        self.choose, self.vocab_size = choose, vocab_size
-
-    def __call__(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self.choose(logits[:, : self.vocab_size], generator)
+def _known(tokenizer: Tokenizer, vocab_size: int, stops: tuple[int, ...], adjust: Adjust | None) -> Adjust | None:
+    """The adjustment, and after it the ids without a token ruled out: embedding tables are often padded to a round
+    number, and some vocabularies have gaps. A stop token is never decoded, so it needs no token."""
+    if len(tokenizer.vocabulary) == vocab_size:
+        return adjust
+    known = {*tokenizer.vocabulary.ids.values(), *stops}
+    forbid = Forbid([id_ for id_ in range(vocab_size) if id_ not in known])
+    return forbid if adjust is None else in_turn(adjust, forbid)

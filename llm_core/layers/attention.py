@@ -22,21 +22,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
-def softmax(scores: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
-    """Positive numbers that sum to one along the last dimension, in proportion to exp(scores).
+def softmax(scores: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"]:
+    """Positive numbers that sum to one along a dimension, the last unless given, in proportion to exp(scores).
 
     The largest score is taken off first: the result is the same and exp() cannot overflow. A row in which
     every score is -inf (nothing may be read) becomes zeros rather than NaN, as in torch's own attention.
 
+    Raises:
+        ValueError: the scores have no such dimension.
+
     >>> softmax(torch.tensor([0.0, 0.0, float("-inf")]))
     tensor([0.5000, 0.5000, 0.0000])
     """
+    if not -scores.ndim <= dim < scores.ndim:
+        raise ValueError(f"scores {tuple(scores.shape)} have {scores.ndim} dimensions: got dim={dim}")
     lowest = torch.finfo(scores.dtype).min
-    peak = scores.detach().amax(dim=-1, keepdim=True).clamp(min=lowest)
+    peak = scores.detach().amax(dim=dim, keepdim=True).clamp(min=lowest)
     raised = (scores - peak).exp()
     # exp(0) = 1 stands in every row that has a key, so its sum is at least 1; the clamp only acts on rows
     # that have none.
-    return raised / raised.sum(dim=-1, keepdim=True).clamp(min=1.0)
+    return raised / raised.sum(dim=dim, keepdim=True).clamp(min=1.0)
 
 
 def attention_weights(
@@ -52,12 +57,15 @@ def attention_weights(
     Args:
         query: what each position looks for.
         key: what each position offers.
-        mask: True where a query may attend to a key, broadcast to (T, S). None: everywhere.
+        mask: True where a query may attend to a key, broadcast to the scores. For heads, (B, H, T, E), it is (T, S), or
+            has all four dimensions, (B, 1, T, S) for one: of three it would be open what the first stands for. None:
+            everywhere.
         bias: added to the scores before the softmax (ALiBi, for one), broadcast to (T, S).
         scale: multiplies the scores; 1 / sqrt(E) unless given.
 
     Raises:
-        ValueError: query and key differ in width, or the mask is not boolean or does not fit.
+        ValueError: query and key differ in width, or the mask is not boolean, does not fit, or has three dimensions
+            where there are heads.
 
     Source: Vaswani et al. 2017, section 3.2.1, equation 1.
     """
@@ -95,8 +103,8 @@ def attention(
 
 def fused_attention(
     query: Float[Tensor, "*batch T E"],
-    key: Float[Tensor, "*batch S E"],
-    value: Float[Tensor, "*batch S Ev"],
+    key: Float[Tensor, "*kv_batch S E"],
+    value: Float[Tensor, "*kv_batch S Ev"],
     mask: Bool[Tensor, " ..."] | None = None,
     *,
     bias: Float[Tensor, " ..."] | None = None,
@@ -105,16 +113,30 @@ def fused_attention(
 ) -> Float[Tensor, "*batch T Ev"]:
     """`attention`, computed by torch's fused kernel, which never writes the (T, S) weights to memory.
 
-    Same arguments, same errors, same result up to rounding. This is what the models run.
+    Same arguments, same errors, same result up to rounding. This is what the models run. Keys and values may have
+    fewer heads, (B, K, S, E), than the queries, (B, H, T, E): H / K query heads share one. On a CPU it is read
+    where it lies, not copied for each of them.
     """
     _check_inputs(query, key, mask)
     _check_values(key, value)
+    shared = query.ndim > 2 and key.ndim > 2 and key.shape[-3] != query.shape[-3]
+    if shared and query.shape[-3] % key.shape[-3]:
+        raise ValueError(
+            f"query heads share key heads in groups of one size: got {query.shape[-3]} query heads and "
+            f"{key.shape[-3]} key heads"
+        )
+    if shared and query.device.type != "cpu":
+        # On a GPU torch has no fused kernel for a mask and shared heads at once; it would write the weights to memory.
+        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], dim=-3) for t in (key, value))
+        shared = False
     if bias is not None:
         bias = bias.to(query.dtype)
         mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
     if mask is not None:
         mask = torch.atleast_2d(mask)  # torch takes no mask of keys alone, (S,)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=shared
+    )
 
 
 @runtime_checkable
@@ -122,8 +144,8 @@ class KeyValueStore(Protocol):
     """What attention asks of a cache: how much it holds, what it holds, and to add to it."""
 
     @property
-    def length(self) -> int:
-        """Tokens it holds."""
+    def length(self) -> int | Tensor:
+        """Tokens it holds; a tensor if the device alone knows."""
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Add those of T more tokens, (B, K, T, E) each, and return all."""
@@ -152,7 +174,8 @@ class MultiHeadAttention(nn.Module):
             Self-attention only: a memory has positions of its own.
         position_bias: `position_bias(T, S)` -> (H, T, S), added to the scores; an `Alibi`, for one. It too is for
             self-attention only.
-        attend: the function that attends; `attention` gives the same result step by step.
+        attend: the function that attends; `attention` gives the same result step by step. `fused_attention` reads the K
+            key/value heads where they lie; any other gets H of them, those that are shared repeated.
         dropout: share of the attention weights dropped in training.
 
     Raises:
@@ -172,7 +195,7 @@ class MultiHeadAttention(nn.Module):
         output_bias: bool | None = None,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
-        rotate: Callable[[Tensor, int], Tensor] | None = None,
+        rotate: Callable[[Tensor, int | Tensor], Tensor] | None = None,
         position_bias: Callable[[int, int], Tensor] | None = None,
         attend: Callable[..., Tensor] = fused_attention,
         dropout: float = 0.0,
@@ -213,10 +236,10 @@ class MultiHeadAttention(nn.Module):
 
         With a cache, self-attention adds the keys and values of x to it and attends to all it holds;
         cross-attention fills it from the memory once and reads it from then on. The mask is (T, S), broadcast
-        over B and H, where S counts what the cache still holds of the tokens before.
+        over B and H, where S counts what the cache still holds of the tokens before; or it has four dimensions,
+        (B, 1, T, S) if it differs from text to text.
         """
         query = self.query_norm(self._split(self.query(x), self.n_heads))
-        start = 0
         if memory is None:
             start = 0 if cache is None else cache.length
             key, value = self.key_norm(self._split(self.key(x))), self._split(self.value(x))
@@ -235,7 +258,7 @@ class MultiHeadAttention(nn.Module):
         if self.position_bias is not None and memory is None:
             bias = self.position_bias(query.shape[-2], key.shape[-2])
         group = self.n_heads // self.n_kv_heads
-        if group > 1:
+        if group > 1 and self.attend is not fused_attention:
             key, value = (t.repeat_interleave(group, dim=1) for t in (key, value))
         dropout = self.dropout if self.training else 0.0
         heads = self.attend(query, key, value, mask, bias=bias, dropout=dropout)  # (B, H, T, E)
@@ -258,6 +281,12 @@ def _check_inputs(query: Tensor, key: Tensor, mask: Tensor | None) -> None:
             "A number to add to the scores belongs in bias="
         )
     scores = (*query.shape[:-1], key.shape[-2])
+    if len(scores) == 4 and mask.ndim == 3:
+        raise ValueError(
+            f"the scores are (B, H, T, S) = {scores}, and a mask of three dimensions could be one for each text or one "
+            f"for each head: got a mask {tuple(mask.shape)}. Write mask[:, None] if it is one for each text, "
+            "mask[None] if it is one for each head"
+        )
     fits = all(m in (1, n) for m, n in zip(reversed(mask.shape), reversed(scores), strict=False))
     if mask.ndim > len(scores) or not fits:
         raise ValueError(

@@ -3,6 +3,10 @@
 A cache owns the position: its length is the number of tokens seen, and with it the position of the next one.
 Memory is taken once, for `capacity` tokens, or for about twice the window where attention looks back no further than
 that. For inference only (under `torch.no_grad`): it writes in place.
+
+    Cache         its length is a number of Python's, and it hands out what it holds: S grows from step to step
+    StaticCache   its length is a tensor, and it hands out all of its room: every step has the same shapes, so that
+                  one that was recorded (a CUDA graph) can be run again at any position. The mask closes what is empty.
 """
 
 from __future__ import annotations
@@ -44,6 +48,16 @@ class LayerCache:
         self.capacity = capacity
         self.window = window
         self.length = 0
+
+    @property
+    def batch(self) -> int:
+        """B: rows."""
+        return self._keys.shape[0]
+
+    def room_for_all(self) -> tuple[Float[Tensor, "B K capacity E"], Float[Tensor, "B K capacity E"]]:
+        """Two empty tensors of the same kind with a place for each token, window or not."""
+        B, K, _, E = self._keys.shape
+        return self._keys.new_zeros(B, K, self.capacity, E), self._keys.new_zeros(B, K, self.capacity, E)
 
     def append(
         self, key: Float[Tensor, "B K T E"], value: Float[Tensor, "B K T E"]
@@ -155,6 +169,11 @@ class Cache:
         return self.layers[0].capacity
 
     @property
+    def at(self) -> None:
+        """Where the next tokens stand among the keys that they find: they are the last."""
+        return None
+
+    @property
     def start(self) -> int | Int[Tensor, " B"]:
         """The position of the next token; one for each row if they are padded (below zero inside the padding)."""
         return self.length if self.padding is None else self.length - self.padding
@@ -192,3 +211,132 @@ class Cache:
             layer.reorder(rows)
         if self.padding is not None:
             self.padding = self.padding.index_select(0, rows)
+
+
+class StaticLayerCache:
+    """Keys and values of one attention layer in tensors (B, K, capacity, E), and how many there are in another.
+
+    Nothing in `append` depends on a number that Python knows, so that it does the same at every position.
+    """
+
+    def __init__(self, keys: Float[Tensor, "B K capacity E"], values: Float[Tensor, "B K capacity E"]) -> None:
+        self._keys, self._values = keys, values
+        self.length = torch.zeros((), dtype=torch.long, device=keys.device)
+
+    def append(
+        self, key: Float[Tensor, "B K T E"], value: Float[Tensor, "B K T E"]
+    ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
+        """Add the keys and values of T more tokens; returns all S = capacity places, of which those after are empty."""
+        places = self.length + torch.arange(key.shape[2], device=key.device)
+        self._keys.index_copy_(2, places, key)
+        self._values.index_copy_(2, places, value)
+        self.length += key.shape[2]
+        return self._keys, self._values
+
+    def contents(self) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
+        """All places, the empty ones too."""
+        return self._keys, self._values
+
+    def reorder(self, rows: Int[Tensor, " B"]) -> None:
+        """Let row i of the batch continue what row `rows[i]` holds; the tensors stay where they are."""
+        self._keys.copy_(self._keys.index_select(0, rows))
+        self._values.copy_(self._values.index_select(0, rows))
+
+
+class StaticCache:
+    """A `Cache` of which every step has the same shapes and addresses, so that a recorded step can be run again.
+
+    `append` does not look whether there is room, which would mean to wait for the device: who decodes counts.
+
+    Args:
+        cache: an empty one, for its sizes: a model's `new_cache(batch, capacity)`. Layers with a window get room for
+            all tokens here.
+
+    Raises:
+        ValueError: the cache is not empty, or no `Cache` (that of an encoder-decoder, for one).
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        if not isinstance(cache, Cache):
+            raise ValueError(f"a static cache is made from the sizes of a Cache: got a {type(cache).__name__}")
+        if cache.length:
+            raise ValueError(f"a static cache is made from an empty one: this one holds {cache.length} tokens")
+        self.capacity = cache.capacity
+        self.layers = [StaticLayerCache(*layer.room_for_all()) for layer in cache.layers]
+        batch, device = cache.layers[0].batch, self.layers[0].length.device
+        self.padding = torch.zeros(batch, dtype=torch.long, device=device)
+        if cache.padding is not None:
+            self.pad_left(cache.padding)
+
+    @property
+    def length(self) -> Int[Tensor, ""]:
+        """Tokens seen so far, padding counted; the tensor itself, which grows."""
+        return self.layers[0].length
+
+    @property
+    def at(self) -> Int[Tensor, ""]:
+        """Where the next tokens stand among the keys that they find."""
+        return self.length
+
+    @property
+    def start(self) -> Int[Tensor, " B"]:
+        """The position of the next token in each row, below zero inside the padding."""
+        return self.length - self.padding
+
+    def keys_after(self, T: int) -> int:
+        """How many keys T further tokens will find: all places."""
+        return self.capacity
+
+    def pad_left(self, padding: Int[Tensor, " B"]) -> None:
+        """Say how many tokens at the left of each row are no text, before there are any."""
+        self.padding.copy_(padding)
+
+    def text_after(self, T: int) -> Bool[Tensor, "B 1 1 S"]:
+        """Which of the keys are not padding."""
+        keys = torch.arange(self.capacity, device=self.padding.device)
+        return (keys >= self.padding[:, None])[:, None, None, :]
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens, in every layer.
+
+        Raises:
+            ValueError: there is no room for so many.
+        """
+        if not 0 <= length <= self.capacity:
+            raise ValueError(f"a cache with room for {self.capacity} tokens cannot be rewound to {length}")
+        for layer in self.layers:
+            layer.length.fill_(length)
+
+    def reorder(self, rows: Int[Tensor, " B2"]) -> None:
+        """Let row i of the batch continue what row `rows[i]` holds, in every layer.
+
+        Raises:
+            ValueError: there are more or fewer rows than before.
+        """
+        if len(rows) != len(self.padding):
+            raise ValueError(
+                f"a static cache keeps its {len(self.padding)} rows: got {len(rows)}. Repeat the prompts instead"
+            )
+        for layer in self.layers:
+            layer.reorder(rows)
+        self.padding.copy_(self.padding.index_select(0, rows))
+
+
+def check_context(context: int, T: int, cache: Cache | StaticCache | None) -> None:
+    """Raise a ValueError if T tokens, with those of the cache, are longer than a model's context.
+
+    Of a static cache the whole capacity has to fit: how much it holds the device alone knows.
+    """
+    if isinstance(cache, StaticCache):
+        if max(T, cache.capacity) > context:
+            raise ValueError(
+                f"a static cache for {cache.capacity} tokens, and {T} new ones, do not fit the context of {context}: "
+                "make it smaller, or build the model with a longer context"
+            )
+        return
+    seen = 0 if cache is None else cache.length
+    if seen + T > context:
+        raise ValueError(
+            f"the text is longer than the context: {seen} tokens in the cache and {T} new ones make {seen + T}, "
+            f"the context is {context}. Give fewer tokens, or build the model with a longer context"
+        )

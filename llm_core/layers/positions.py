@@ -73,7 +73,7 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(context, d_model)
 
-    def forward(self, x: Float[Tensor, "B T D"], start: int | Int[Tensor, " B"] = 0) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], start: int | Int[Tensor, "#B"] = 0) -> Float[Tensor, "B T D"]:
         """x plus the vectors of the positions `start` ... `start + T`; `start` may differ from row to row.
 
         A position below zero is padding, which nothing reads: it gets the vector of position 0.
@@ -82,9 +82,12 @@ class LearnedPositions(nn.Module):
         if isinstance(start, int):
             _check_room(T, start, self.embedding.num_embeddings)
             return x + self.embedding(torch.arange(start, start + T, device=x.device))
-        _check_room(T, int(start.max()), self.embedding.num_embeddings)
         positions = start[:, None] + torch.arange(T, device=x.device)
-        return x + self.embedding(positions.clamp(min=0))
+        try:  # rather than to look first: a GPU would have to stop for it
+            return x + self.embedding(positions.clamp(min=0))
+        except IndexError:
+            _check_room(T, int(start.max()), self.embedding.num_embeddings)
+            raise
 
 
 def rotate_halves(
@@ -297,9 +300,12 @@ class Rope(nn.Module):
         self.cos = (amplitude * angles.cos()).to(torch.get_default_dtype())
         self.sin = (amplitude * angles.sin()).to(torch.get_default_dtype())
 
-    def forward(self, x: Float[Tensor, "*batch T E"], start: int = 0) -> Float[Tensor, "*batch T E"]:
-        """x (queries or keys), turned as positions `start` ... `start + T`."""
+    def forward(self, x: Float[Tensor, "*batch T E"], start: int | Int[Tensor, ""] = 0) -> Float[Tensor, "*batch T E"]:
+        """x (queries or keys), turned as positions `start` ... `start + T`; of a tensor no number is looked at."""
         T = x.shape[-2]
+        if isinstance(start, Tensor):
+            rows = start + torch.arange(T, device=start.device)
+            return self.turn(x, self.cos[rows].to(x.dtype), self.sin[rows].to(x.dtype))
         _check_room(T, start, self.cos.shape[0])
         return self.turn(x, self.cos[start : start + T].to(x.dtype), self.sin[start : start + T].to(x.dtype))
 

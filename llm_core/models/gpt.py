@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llm_core.checks import check_shares, check_sizes
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import PreNormBlock
-from llm_core.layers.cache import Cache
+from llm_core.layers.cache import Cache, StaticCache, check_context
 from llm_core.layers.embedding import TokenEmbedding
 from llm_core.layers.feedforward import FeedForward, fused_gelu_tanh
 from llm_core.layers.masks import causal
@@ -81,7 +81,7 @@ class GPT(nn.Module):
         self.norm = LayerNorm(D)
         self._init_weights()
 
-    def forward(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T V"]:
+    def forward(self, ids: Int[Tensor, "B T"], cache: Cache | StaticCache | None = None) -> Float[Tensor, "B T V"]:
         """Logits of the token that follows each position.
 
         With a cache, `ids` continue what it holds, and it holds them too afterwards.
@@ -91,16 +91,12 @@ class GPT(nn.Module):
         """
         return self.logits(self.hidden(ids, cache))
 
-    def hidden(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T D"]:
+    def hidden(self, ids: Int[Tensor, "B T"], cache: Cache | StaticCache | None = None) -> Float[Tensor, "B T D"]:
         """The last hidden states, before the output head."""
-        seen = 0 if cache is None else cache.length
         T = ids.shape[1]
-        if seen + T > self.config.context:
-            raise ValueError(
-                f"the text is longer than the context: {seen} tokens in the cache and {T} new ones make {seen + T}, "
-                f"the context is {self.config.context}. Give fewer tokens, or build the model with a longer context"
-            )
-        mask = causal(T, seen + T, device=ids.device)
+        check_context(self.config.context, T, cache)
+        S, at = (T, None) if cache is None else (cache.keys_after(T), cache.at)
+        mask = causal(T, S, at=at, device=ids.device)
         text = None if cache is None else cache.text_after(T)  # rows of unequal length
         mask = mask if text is None else mask & text
         x = self.positions(self.token_embedding(ids), 0 if cache is None else cache.start)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from llm_core.checks import check_sizes
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import PreNormBlock
-from llm_core.layers.cache import Cache
+from llm_core.layers.cache import Cache, StaticCache, check_context
 from llm_core.layers.embedding import TokenEmbedding
 from llm_core.layers.feedforward import GatedFeedForward
 from llm_core.layers.masks import causal, sliding_window
@@ -168,7 +168,7 @@ class Llama(nn.Module):
         self.head = None if config.tied else nn.Linear(D, config.vocab_size, bias=False)
         self._init_weights()
 
-    def forward(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T V"]:
+    def forward(self, ids: Int[Tensor, "B T"], cache: Cache | StaticCache | None = None) -> Float[Tensor, "B T V"]:
         """Logits of the token that follows each position.
 
         With a cache, `ids` continue what it holds, and it holds them too afterwards.
@@ -178,20 +178,15 @@ class Llama(nn.Module):
         """
         return self.logits(self.hidden(ids, cache))
 
-    def hidden(self, ids: Int[Tensor, "B T"], cache: Cache | None = None) -> Float[Tensor, "B T D"]:
+    def hidden(self, ids: Int[Tensor, "B T"], cache: Cache | StaticCache | None = None) -> Float[Tensor, "B T D"]:
         """The last hidden states, before the output head."""
-        seen = 0 if cache is None else cache.length
         T = ids.shape[1]
-        if seen + T > self.config.context:
-            raise ValueError(
-                f"the text is longer than the context: {seen} tokens in the cache and {T} new ones make {seen + T}, "
-                f"the context is {self.config.context}. Give fewer tokens, or build the model with a longer context"
-            )
-        S = T if cache is None else cache.keys_after(T)
+        check_context(self.config.context, T, cache)
+        S, at = (T, None) if cache is None else (cache.keys_after(T), cache.at)
         if self.config.window is None:
-            mask = causal(T, S, device=ids.device)
+            mask = causal(T, S, at=at, device=ids.device)
         else:
-            mask = sliding_window(T, S, window=self.config.window, device=ids.device)
+            mask = sliding_window(T, S, window=self.config.window, at=at, device=ids.device)
         # Rows of unequal length. They need no positions of their own: RoPE sees distances only.
         text = None if cache is None else cache.text_after(T)
         mask = mask if text is None else mask & text

@@ -54,7 +54,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: names or shapes differ from the model's, or the checkpoint has no state for the optimizer
-                or a generator. Nothing is changed then.
+                or a generator, or one of a generator of another kind of device. Nothing is changed then.
         """
         generators = generators or {}
         weights = self._under("model")
@@ -72,6 +72,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} holds no state of the generators {missing}; it has {sorted(random_states)}"
             )
+        check_states(self.path, generators, random_states)
 
         model.load_state_dict(weights)
         if optimizer is not None:
@@ -145,6 +146,20 @@ def check_names(generators: Mapping[str, torch.Generator]) -> None:
     """Raise a CheckpointError if a generator has a name that torch's own need."""
     if any(name.startswith("torch") for name in generators):
         raise CheckpointError("names that begin with 'torch' are kept for torch's own generators: choose another")
+
+
+def check_states(path: Path, generators: Mapping[str, torch.Generator], states: Mapping[str, Tensor]) -> None:
+    """Raise a CheckpointError if a generator cannot take its state: that of a GPU's is no CPU's, and the other way."""
+    for name, generator in generators.items():
+        try:
+            torch.Generator(generator.device).set_state(states[name])
+        except (RuntimeError, TypeError) as error:
+            own = generator.get_state().numel()
+            raise CheckpointError(
+                f"{path} holds a state of the generator {name!r} of {states[name].numel()} bytes, and one on "
+                f"{generator.device.type} has {own}: it was saved on another kind of device. Restore it there, or "
+                "leave this generator out and seed it anew"
+            ) from error
 
 
 def check_weights(path: Path, here: Mapping[str, torch.Size], there: Mapping[str, torch.Size]) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from looks import on_a_device  # noqa: F401
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
-from wrapped import CONTEXT, Theirs, V, enlarged, gpt, llama, prompts
+from wrapped import CONTEXT, TextCache, Theirs, V, enlarged, gpt, llama, prompts
 
-from llm_core.generation.generate import batch_prompts, generate, stream
-from llm_core.generation.sampling import RepetitionPenalty, Sampler, in_turn
+from llm_core.generation.adjust import RepetitionPenalty, in_turn
+from llm_core.generation.beam_search import beam_search
+from llm_core.generation.generate import batch_prompts, generate, generate_scored, stream
+from llm_core.generation.sampling import ImpossibleLogits, Sampler, greedy
+from llm_core.generation.speculative import speculative
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 
 UNEQUAL = [[5], [6, 7, 8, 9, 10], [3, 4]]
@@ -114,18 +120,19 @@ def test_the_repetition_penalty_sees_the_text_and_not_the_padding(use_cache):
 def test_adjust_gets_the_logits_the_whole_text_and_the_padding():
     seen = []
 
-    def look(logits: Tensor, text: Tensor, padding: Tensor | None) -> Tensor:
-        seen.append((logits.shape, text.tolist(), padding))
+    def look(logits: Tensor, text: Tensor, padding: Tensor | None, n_prompt: int) -> Tensor:
+        seen.append((logits.shape, text.tolist(), padding, n_prompt))
         return logits
 
     generate(Counting(), torch.tensor([[3, 4], [7, 8]]), 3, adjust=in_turn(look))
     assert seen == [
-        ((2, V), [[3, 4], [7, 8]], None),
-        ((2, V), [[3, 4, 5], [7, 8, 9]], None),
-        ((2, V), [[3, 4, 5, 6], [7, 8, 9, 10]], None),
+        ((2, V), [[3, 4], [7, 8]], None, 2),
+        ((2, V), [[3, 4, 5], [7, 8, 9]], None, 2),
+        ((2, V), [[3, 4, 5, 6], [7, 8, 9, 10]], None, 2),
     ]
     generate(gpt(), UNEQUAL, 1, adjust=look)
     assert seen[-1][2].tolist() == [4, 0, 3]
+    assert seen[-1][3] == 5
 
 
 MODELS = {"GPT": gpt, "Llama": llama, "windowed Llama": lambda: llama(window=3)}
@@ -245,9 +252,11 @@ def test_what_cannot_work_is_refused_by_the_call_itself(call):
             call(model, ids, 1)
     with pytest.raises(ValueError, match="from -1 to 3"):
         call(model, [[3, -1]], 1)
-    for stop_id in (V, -1, [2, V]):
+    for stop_id in (V, [2, V]):
         with pytest.raises(ValueError, match="stop token must be one of the model's 19"):
             call(model, [[3]], 1, stop_id=stop_id)
+    with pytest.raises(ValueError, match="a stop token is a whole number from 0 on: got -1"):
+        call(model, [[3]], 1, stop_id=-1)
     for use_cache in (True, False):  # its cache is a list
         with pytest.raises(
             ValueError, match=r"differ in length, by up to 2 tokens, and the cache .* a list, cannot pad"
@@ -323,3 +332,179 @@ def test_a_model_without_a_head_of_its_own_is_run_as_a_whole():
 
     prompt = torch.tensor([[1, 2, 3, 4]])
     assert torch.equal(generate(Wrapped(), prompt, 4), generate(model, prompt, 4))
+
+
+GPU = torch.device("cuda")
+
+
+def on(device: torch.device) -> torch.Generator:
+    """A generator that says it draws there."""
+
+    class Elsewhere(torch.Generator):
+        @property
+        def device(self):
+            return device
+
+    return Elsewhere()
+
+
+SLIPS = [  # prompt, options, message
+    ([1, 2, 3], {}, r"a list of rows, \[\[3, 4, 5\]\] if there is one: got 1 where row 0 should be"),
+    ([[1], 2], {}, "got 2 where row 1 should be"),
+    (torch.tensor([1, 2, 3]), {}, r"got shape \(3,\). Write prompt\[None\]"),
+    (torch.tensor([[[1]]]), {}, r"got shape \(1, 1, 1\)"),
+    ([[1, 2.5]], {}, r"ids are whole numbers: got 2\.5 in row 0"),
+    ([[1], [2.0]], {}, r"got 2\.0 in row 1"),
+    ([[1, True]], {}, "got True in row 0"),
+    ([[1, None]], {}, "got None in row 0"),
+    ([[1, "2"]], {}, "got '2' in row 0"),
+    ([[math.nan]], {}, "got nan in row 0"),
+    ([[[1]]], {}, r"got \[1\] in row 0"),
+    ("head", {}, "a prompt is ids, not text: got 'head'. generate_text takes text"),
+    (["head"], {}, "ids, not text: got 'head' in row 0"),
+    (torch.tensor([[1.0, 2.0]]), {}, r"whole numbers: got a prompt of torch\.float32"),
+    (torch.tensor([[True]]), {}, r"got a prompt of torch\.bool"),
+    (torch.zeros(0, 3, dtype=torch.long), {}, "there is no prompt"),
+    (torch.zeros(2, 0, dtype=torch.long), {}, "prompt is empty"),
+    ([[]], {}, r"prompt is empty \(row 0\)"),
+    (torch.zeros(1, 2, dtype=torch.long, device="meta"), {}, "the prompt lies on meta, the model on cpu: move it"),
+    ([[2**70]], {}, "no token of a model is as large: got 1180591620717411303424 in row 0"),
+    ([[1, 2]], {"stop_id": True}, "a stop token is a whole number from 0 on: got True"),
+    ([[1, 2]], {"stop_id": 2.0}, r"got 2\.0"),
+    ([[1, 2]], {"stop_id": "2"}, "got '2'"),
+    ([[1, 2]], {"stop_id": [2, 3.5]}, r"got 3\.5"),
+    ([[1, 2]], {"stop_id": [False]}, "got False"),
+    ([[1, 2]], {"stop_id": object()}, "ids are whole numbers, one or a collection"),
+    ([[1, 2]], {"max_new_tokens": 2.0}, r"whole number from 1 on: got max_new_tokens=2\.0"),
+    ([[1, 2]], {"max_new_tokens": -1}, "max_new_tokens=-1"),
+    ([[1, 2]], {"max_new_tokens": True}, "max_new_tokens=True"),
+    ([[1, 2]], {"max_new_tokens": math.nan}, "max_new_tokens=nan"),
+    ([[1, 2]], {"max_new_tokens": None}, "max_new_tokens=None"),
+    ([[1, 2]], {"generator": on(GPU)}, r'draws on cuda, the model runs on cpu: make it with torch\.Generator\("cpu"\)'),
+]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("call", [generate, generate_scored, beam_search, speculative])
+def test_common_slips_say_what_is_wanted(call):
+    model = gpt()
+    for prompt, options, message in SLIPS:
+        options = {"max_new_tokens": 3, **options}
+        more = {"draft": model} if call is speculative else {"n_beams": 2} if call is beam_search else {}
+        if call is beam_search and "generator" in options:
+            continue  # nothing is drawn
+        with pytest.raises(ValueError, match=message):
+            call(model, prompt=prompt, **options, **more)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_as_good_as_a_list_of_lists_is_taken():
+    model, expected = gpt(), generate(gpt(), [[3, 4], [5, 6]], 4, stop_id=[7, 9])
+    text = torch.tensor([[3, 4], [5, 6]])
+    for prompt in (text, text.int(), text.numpy(), list(text), [row.numpy() for row in text], ((3, 4), range(5, 7))):
+        for stops in ([7, 9], {9, 7}, torch.tensor([7, 9]), (torch.tensor(7), 9), text.new_tensor([9, 7]).numpy()):
+            assert torch.equal(generate(model, prompt, 4, stop_id=stops), expected)
+    assert torch.equal(generate(model, text, 4, stop_id=torch.tensor(9)), generate(model, text, 4, stop_id=9))
+
+
+class Broken:
+    """A model whose logits are not numbers from some token on, in one row."""
+
+    context, vocab_size = 50, V
+
+    def __init__(self, value: float, after: int, row: int) -> None:
+        self.value, self.left, self.row = value, after, row
+
+    def __call__(self, ids: Tensor, cache: object = None) -> Tensor:
+        if isinstance(cache, TextCache):
+            cache.text = torch.cat([cache.text, ids], dim=1)
+        logits = torch.zeros(*ids.shape, V)
+        if self.left == 0:
+            logits[self.row, :, 3 if self.value > -math.inf else slice(None)] = self.value
+        self.left -= 1
+        return logits
+
+    def new_cache(self, batch: int, capacity: int) -> TextCache:
+        return TextCache(batch)
+
+
+def choose_the_last(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A rule of one's own, that looks at nothing."""
+    return torch.full((len(logits),), V - 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("choose", [greedy, Sampler(0.7, 5, 0.9, 0.1), choose_the_last], ids=["greedy", "drawn", "own"])
+def test_logits_that_are_no_numbers_are_named_by_step_and_row(value, choose):
+    what = "all 19 tokens are ruled out" if value == -math.inf else f"a logit of {value}"
+    for after in (0, 3):
+        for use_cache in (True, False):
+            tokens = stream(Broken(value, after, 1), [[1], [2]], 5, choose=choose, use_cache=use_cache)
+            for _ in range(after):
+                next(tokens)
+            with pytest.raises(ImpossibleLogits, match=f"after {after} new tokens, row 1: .*{what}"):
+                next(tokens)
+    with pytest.raises(ValueError, match=f"after 2 new tokens, row 0: .*{what}"):
+        speculative(Broken(value, 1, 0), Broken(0.0, -1, 0), [[1]], 5, n_draft=1)
+    with pytest.raises(ValueError, match=f"after 2 new tokens, .*{what}"):
+        beam_search(Broken(value, 2, 0), [[1]], 5, n_beams=2)
+
+
+@pytest.mark.usefixtures("on_a_device")
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("choose", [greedy, Sampler(0.7, 5)], ids=["greedy", "drawn"])
+def test_on_a_device_the_look_of_the_step_finds_them(value, choose):
+    with pytest.raises(ImpossibleLogits, match="after 2 new tokens, row 1"):
+        generate(Broken(value, 2, 1), [[1], [2]], 5, choose=choose)
+
+
+@pytest.mark.parametrize("choose", [greedy, Sampler()])
+def test_the_rules_themselves_refuse_what_is_no_number(choose):
+    for row, message in (
+        ([math.nan, 1.0], "row 1: there is a logit of nan"),
+        ([math.inf, 1.0], "row 1: there is a logit of inf"),
+        ([-math.inf, -math.inf], "row 1: all 2 tokens are ruled out"),
+    ):
+        with pytest.raises(ImpossibleLogits, match=message):
+            choose(torch.tensor([[0.0, -math.inf], row]))
+
+
+def test_several_texts_for_each_prompt_read_the_prompt_once():
+    model = Counting()
+
+    class Reordered(TextCache):
+        pass
+
+    model.new_cache = lambda batch, capacity: Reordered(batch)  # type: ignore[method-assign]
+    found = generate_scored(model, [[3, 4], [7, 8]], 4, n=3, choose=Sampler(0.01), stop_id=6)
+    assert [tuple(ids.shape) for ids in model.read] == [(2, 2), (6, 1), (6, 1), (6, 1)]
+    assert found.ids.tolist() == [[[5, 6, 6, 6]] * 3, [[9, 10, 11, 12]] * 3]
+    assert found.lengths.tolist() == [[2] * 3, [4] * 3]
+    assert found.log_probability.shape == (2, 3)
+    assert (found.log_probabilities[0, :, 2:] == 0).all()
+
+
+def test_an_encoder_decoder_gives_several_texts_for_each_source():
+    model = enlarged(EncoderDecoder(EncoderDecoderConfig(V, CONTEXT, n_layers=1, n_heads=2, d_model=16, d_ff=32)))
+    sources = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0]])
+    with torch.no_grad():
+        found = generate_scored(
+            model.given(sources), [[1], [1]], 6, n=4, choose=Sampler(), generator=torch.Generator().manual_seed(0)
+        )
+        for source, rows, chances in zip(sources, found.ids, found.log_probabilities, strict=True):
+            text = torch.cat([torch.ones(4, 1, dtype=torch.long), rows], dim=1)
+            logits = model(source.expand(4, -1), text[:, :-1])
+            expected = logits.log_softmax(dim=-1).gather(-1, rows[..., None])[..., 0]
+            torch.testing.assert_close(chances, expected)
+    assert len({tuple(row) for row in found.ids[0].tolist()}) > 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_several_texts_that_cannot_be_are_refused():
+    for n in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match=f"n is a whole number from 1 on: got n={n}"):
+            generate_scored(gpt(), [[3]], 2, n=n, choose=Sampler())
+    with pytest.raises(ValueError, match=r"greedy gives one text .* got n=2.* Sampler, or use beam_search"):
+        generate_scored(gpt(), [[3]], 2, n=2)
+    with pytest.raises(ValueError, match=r"a list, cannot reorder its rows.* got n=2"):
+        generate_scored(Counting(), [[3]], 2, n=2, choose=Sampler())

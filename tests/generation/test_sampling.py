@@ -19,15 +19,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llm_core.generation.sampling import (
-    RepetitionPenalty,
-    Sampler,
-    greedy,
-    in_turn,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-)
+from llm_core.generation.adjust import RepetitionPenalty, in_turn
+from llm_core.generation.sampling import Sampler, greedy, keep_min_p, keep_top_k, keep_top_p
 
 # chi-square: a value above this comes once in a thousand times if the frequencies are right, by degrees of freedom
 CHI_SQUARE = {1: 10.83, 2: 13.82, 3: 16.27, 5: 20.52}
@@ -136,10 +129,10 @@ def test_padding_is_not_penalised():
 def test_adjustments_are_made_in_turn():
     logits, text = torch.tensor([[2.0, -1.0, 4.0]]), torch.tensor([[1, 2, 2]])
 
-    def double(logits: Tensor, text: Tensor, padding: Tensor | None) -> Tensor:
+    def double(logits: Tensor, text: Tensor, padding: Tensor | None, n_prompt: int) -> Tensor:
         return logits * 2
 
-    def add_length(logits: Tensor, text: Tensor, padding: Tensor | None) -> Tensor:
+    def add_length(logits: Tensor, text: Tensor, padding: Tensor | None, n_prompt: int) -> Tensor:
         return logits + text.shape[1]
 
     assert in_turn()(logits, text, None) is logits
@@ -235,6 +228,17 @@ def test_rows_are_drawn_by_themselves():
     assert Sampler()(logits).tolist() == [1, 3, 0]
 
 
+def test_draws_are_those_of_torch_multinomial():
+    for V, dtype in ((5, torch.float32), (30, torch.float64), (50_257, torch.float32), (200, torch.bfloat16)):
+        logits = draw(7, V).to(dtype)
+        sampler = Sampler(1.2, top_k=min(V, 100))
+        for seed in range(5):
+            expected = torch.multinomial(
+                sampler.probabilities(logits), 1, generator=torch.Generator().manual_seed(seed)
+            )
+            assert torch.equal(sampler(logits, torch.Generator().manual_seed(seed)), expected.squeeze(-1))
+
+
 def test_draws_depend_on_their_generator_alone():
     logits = draw()
     first = Sampler()(logits, torch.Generator().manual_seed(1))
@@ -259,8 +263,21 @@ def test_greedy_takes_the_first_of_the_likeliest():
         ({"min_p": -0.1}, r"min_p=-0\.1"),
         ({"min_p": 1.1}, r"min_p=1\.1"),
         ({"min_p": math.nan}, "min_p=nan"),
+        ({"temperature": math.inf}, "got inf"),
+        ({"temperature": None}, "got None"),
+        ({"temperature": True}, "got True"),
+        ({"temperature": "1"}, "got 1"),
+        ({"top_k": 2.0}, r"whole number from 1 on: got top_k=2\.0"),
+        ({"top_k": True}, "top_k=True"),
+        ({"top_k": -3}, "top_k=-3"),
+        ({"top_k": math.nan}, "top_k=nan"),
+        ({"top_p": math.nan}, "top_p=nan"),
+        ({"top_p": True}, "top_p=True"),
+        ({"top_p": "0.9"}, r"top_p=0\.9"),
+        ({"min_p": False}, "min_p=False"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_impossible_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Sampler(**options)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from wrapped import Script, gpt, markov
 
+from llm_core.generation.adjust import RepetitionPenalty
 from llm_core.generation.generate import generate
-from llm_core.generation.sampling import RepetitionPenalty, Sampler
+from llm_core.generation.sampling import Sampler
 from llm_core.generation.text import cut_pieces, find_stop, generate_text, stream_text
 from llm_core.text.characters import CharacterTokenizer
 from llm_core.text.tokenizer import Vocabulary
@@ -185,6 +186,49 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_chosen():
         expected.append(int(model.table[expected[-1], :5].argmax()))
     assert generate_text(model, tokenizer, "a", 6) == tokenizer.decode(expected)
     assert len(generate_text(model, tokenizer, "a", 30, choose=Sampler(), generator=torch.Generator())) == 30
+
+
+def test_ids_in_a_gap_of_the_vocabulary_are_never_chosen():
+    characters = "abcde"
+    tokenizer = CharacterTokenizer(characters)
+    tokenizer.vocabulary = Vocabulary({c: 2 * i for i, c in enumerate(characters)})  # 1, 3, 5, 7: no token
+    model = markov(12, 0)
+    model.table[:, 1::2] += 50.0
+    model.table[:, 9:] += 50.0
+    known = list(tokenizer.vocabulary.ids.values())
+    expected = [known[int(model.table[0, known].argmax())]]
+    for _ in range(5):
+        expected.append(known[int(model.table[expected[-1], known].argmax())])
+    assert generate_text(model, tokenizer, "a", 6) == tokenizer.decode(expected)
+    for choose in (Sampler(), Sampler(9.0), Sampler(top_k=1), Sampler(top_p=0.5), Sampler(min_p=0.5)):
+        text = generate_text(model, tokenizer, "a", 30, choose=choose, generator=torch.Generator())
+        assert len(text) == 30
+        assert set(text) <= set(characters)
+    # An adjustment has its say before, and none can bring them back.
+    text = generate_text(model, tokenizer, "a", 30, adjust=lambda logits, *_: logits * 0)
+    assert text == "a" * 30
+
+
+def test_a_stop_token_needs_no_token_of_the_tokenizer():
+    model = markov(9, 0)
+    model.table[:, 7] = 50.0
+    assert generate_text(model, CharacterTokenizer("abcde"), "a", 6, stop_id=7) == ""
+    assert len(generate_text(model, CharacterTokenizer("abcde"), "a", 6)) == 6
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_text_is_refused():
+    model, tokenizer = markov(4, 0), CharacterTokenizer("abcd")
+    for call in (stream_text, generate_text):
+        for prompt in ([1, 2], b"ab", None, 3):
+            with pytest.raises(ValueError, match=f"the prompt is text: got a {type(prompt).__name__}"):
+                call(model, tokenizer, prompt, 3)
+        for stop in (3, [3], None, ["a", None], [b"a"]):
+            with pytest.raises(ValueError, match=r"stop strings are text, .*stop_id"):
+                call(model, tokenizer, "a", 3, stop=stop)
+        with pytest.raises(ValueError, match="got max_new_tokens=nan"):
+            call(model, tokenizer, "a", float("nan"))
+    assert model.passes == 0
 
 
 def test_what_cannot_work_is_refused_by_the_call_itself():

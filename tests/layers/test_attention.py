@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_core.layers.attention import MultiHeadAttention, attention, attention_weights, fused_attention, softmax
 from llm_core.layers.cache import Cache, LayerCache
@@ -71,7 +72,9 @@ def test_equals_torch(attend, batch, T, S, E, Ev):
 
 
 @BOTH
-@pytest.mark.parametrize("shape", [(7,), (1, 7), (5, 1), (5, 7), (2, 1, 1, 7), (2, 3, 5, 7), (3, 1, 7), (1, 3, 5, 1)])
+@pytest.mark.parametrize(
+    "shape", [(7,), (1, 7), (5, 1), (5, 7), (2, 1, 1, 7), (2, 3, 5, 7), (1, 3, 1, 7), (1, 3, 5, 1)]
+)
 def test_masks_of_every_shape_equal_torch(attend, shape):
     query, key, value = draw_qkv(2, 3, T=5, S=7, E=4, Ev=6)
     mask = draw_mask(*shape)
@@ -187,6 +190,22 @@ def test_softmax_equals_torch(shape):
         torch.testing.assert_close(softmax(scores), scores.softmax(dim=-1))
 
 
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, -2, -3])
+def test_softmax_over_any_dimension_equals_torch(dim):
+    scores = draw(2, 3, 5) * 10
+    scores[1, 2, 3] = float("-inf")
+    torch.testing.assert_close(softmax(scores, dim), scores.softmax(dim=dim))
+    assert torch.autograd.gradcheck(lambda x: softmax(x, dim=dim), draw(2, 3, 4).requires_grad_())
+    scores[:] = float("-inf")
+    assert (softmax(scores, dim) == 0).all()
+
+
+def test_softmax_over_a_dimension_that_is_not_there_is_refused():
+    for dim in (2, -3):
+        with pytest.raises(ValueError, match=rf"\(2, 3\) have 2 dimensions: got dim={dim}"):
+            softmax(draw(2, 3), dim)
+
+
 def test_softmax_at_the_edges():
     inf = float("inf")
     assert softmax(torch.tensor([-inf, -inf])).tolist() == [0, 0]
@@ -236,6 +255,18 @@ class TestErrorsSayWhatCame:
     def test_mask_must_fit(self, attend, shape):
         with pytest.raises(ValueError, match=re.escape("(2, 3, 5)") + ".*" + re.escape(f"got a mask {shape}")):
             attend(draw(2, 3, 4), draw(2, 5, 4), draw(2, 5, 4), torch.ones(shape, dtype=torch.bool))
+
+    @pytest.mark.parametrize("shape", [(2, 5, 5), (2, 1, 5), (1, 5, 5), (4, 5, 5)])
+    def test_a_mask_of_three_dimensions_could_be_for_texts_or_for_heads(self, attend, shape):
+        # Two texts and two heads: (2, 5, 5) would fit either way.
+        query, key, value = draw_qkv(2, 2, T=5, S=5, E=4, Ev=4)
+        with pytest.raises(ValueError, match=re.escape(str(shape)) + r".*mask\[:, None\] .* each text, mask\[None\]"):
+            attend(query, key, value, torch.ones(shape, dtype=torch.bool))
+        with pytest.raises(ValueError, match="three dimensions"):
+            MultiHeadAttention(8, 2, attend=attend).double()(draw(2, 5, 8), mask=torch.ones(shape, dtype=torch.bool))
+        # Without heads, texts are all that the first can stand for.
+        if shape != (4, 5, 5):
+            attend(query[:, 0], key[:, 0], value[:, 0], torch.ones(shape, dtype=torch.bool))
 
 
 # ---- the module ----
@@ -300,6 +331,61 @@ def test_grouped_queries_equal_repeated_keys(attend, H, K):
     torch.testing.assert_close(by_hand, torch_says)
     expected = module.output(by_hand.transpose(1, 2).reshape(2, 5, H * 5))
     torch.testing.assert_close(module(x, mask=causal(5)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("H", "K", "T", "S"), [(6, 2, 5, 5), (6, 1, 1, 9), (9, 3, 7, 12), (4, 2, 3, 3)])
+def test_shared_heads_give_what_their_copies_give_and_the_same_gradients(H, K, T, S, dtype):
+    query = draw(2, H, T, 8, dtype=dtype).requires_grad_()
+    key, value = (draw(2, K, S, 8, seed=seed, dtype=dtype).requires_grad_() for seed in (1, 2))
+    up = draw(2, H, T, 8, seed=3, dtype=dtype)
+    one_each = draw_mask(2, 1, T, S)
+    for mask, bias in ((None, None), (causal(T, S), None), (one_each, None), (causal(T, S), draw(H, T, S, seed=4))):
+        ours = fused_attention(query, key, value, mask, bias=bias)
+        copies = (t.repeat_interleave(H // K, dim=1) for t in (key, value))
+        expected = attention(query, *copies, mask, bias=bias)
+        torch.testing.assert_close(ours, expected)
+        for a, b in zip(
+            torch.autograd.grad(ours, (query, key, value), up),
+            torch.autograd.grad(expected, (query, key, value), up),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-4 if dtype == torch.float32 else 1e-7, atol=1e-5)
+
+
+class Allocated(TorchDispatchMode):
+    """Notes how many numbers the largest result of an operation has that is no view of what went in."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        there = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+        for out in result if isinstance(result, tuple) else (result,):
+            if isinstance(out, Tensor) and out.untyped_storage().data_ptr() not in there:
+                self.largest = max(self.largest, out.numel())
+        return result
+
+
+def test_shared_keys_and_values_are_not_copied():
+    module = MultiHeadAttention(24, 6, n_kv_heads=2, bias=False)
+    cache = LayerCache(1, 2, 501, 4)
+    x = draw(1, 1, 24, dtype=torch.float32)
+    with torch.no_grad():
+        cache.append(draw(1, 2, 500, 4, dtype=torch.float32), draw(1, 2, 500, 4, seed=1, dtype=torch.float32))
+        with Allocated() as fused:
+            ours = module(x, cache=cache)
+        cache.rewind(500)
+        module.attend = attention
+        with Allocated() as copied:
+            torch.testing.assert_close(ours, module(x, cache=cache))
+    assert fused.largest < 500
+    assert copied.largest >= 6 * 501 * 4
+
+
+def test_head_numbers_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="6 query heads and 4 key heads"):
+        fused_attention(draw(2, 6, 3, 4), draw(2, 4, 3, 4), draw(2, 4, 3, 4))
 
 
 def test_heads_need_not_divide_the_width_when_theirs_is_given():

@@ -22,6 +22,15 @@ def test_causal_equals_a_loop_with_the_queries_at_the_end(T, S):
             assert mask[i, j] == (j <= position)
 
 
+@pytest.mark.parametrize("at", [0, 2, 5])
+@pytest.mark.parametrize("T", [1, 3])
+def test_queries_may_stand_anywhere_among_the_keys(T, at):
+    place = torch.tensor(at)
+    whole, windowed = causal(9), sliding_window(9, window=3)
+    assert torch.equal(causal(T, 9, at=place), whole[at : at + T])
+    assert torch.equal(sliding_window(T, 9, window=3, at=place), windowed[at : at + T])
+
+
 def test_causal_is_torchs():
     theirs = nn.Transformer.generate_square_subsequent_mask(6) == 0  # theirs is 0 and -inf
     assert torch.equal(causal(6), theirs)

@@ -97,6 +97,17 @@ def test_no_room_is_an_error_with_the_numbers(make):
 
 
 @BOTH_PAIRINGS
+def test_a_position_may_be_a_tensor(turn):
+    rope, learned = Rope(6, 20, turn=turn), LearnedPositions(6, 20)
+    x, text = draw(2, 3, 4, 6), draw(2, 4, 6, dtype=torch.float32)
+    for start in (0, 3, 16):
+        assert torch.equal(rope(x, torch.tensor(start)), rope(x, start))
+        assert torch.equal(learned(text, torch.tensor([start])), learned(text, start))
+    with pytest.raises(ValueError, match=r"17 to 20 do not fit a table of 20.*by 1 tokens"):
+        learned(text, torch.tensor([3, 17]))
+
+
+@BOTH_PAIRINGS
 @pytest.mark.usefixtures("in_double")
 def test_rope_turns_each_pair_by_its_angle(turn):
     E, rope = 6, Rope(6, 20, turn=turn)

@@ -461,6 +461,23 @@ def test_an_optimizer_of_the_same_groups_in_another_order_is_refused(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
 
 
+def test_the_state_of_a_generator_on_another_device_is_refused(tmp_path, monkeypatch):
+    """No GPU is needed: a GPU's generator has a state of 16 bytes, its seed and how much it has drawn."""
+
+    class OnAGPU(torch.Generator):
+        def get_state(self):
+            return torch.arange(16, dtype=torch.uint8)
+
+    path = save_checkpoint(tmp_path / "run", step=1, model=nn.Linear(2, 2), generators={"batches": OnAGPU()})
+    model, here = nn.Linear(2, 2), torch.Generator().manual_seed(3)
+    before = [*[p.clone() for p in model.parameters()], here.get_state(), torch.get_rng_state()]
+    with pytest.raises(CheckpointError, match=r"'batches' of 16 bytes, and one on cpu has \d+: .* seed it anew"):
+        load_checkpoint(path).restore(model, generators={"batches": here})
+    after = [*model.parameters(), here.get_state(), torch.get_rng_state()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    load_checkpoint(path).restore(model)  # without it
+
+
 def test_the_generators_of_gpus_are_saved_and_put_back_where_there_are_as_many(tmp_path, monkeypatch):
     """No GPU is needed: two are made up, each with a state of its own."""
     states = {0: torch.arange(16, dtype=torch.uint8), 1: torch.arange(16, 32, dtype=torch.uint8)}
