@@ -26,7 +26,7 @@ from typing import Literal
 from llm_core.files import write_whole
 from llm_core.text import bpe_json, tokenizer_json
 from llm_core.text.bpe_merging import LONG, Joints, merge, merge_long
-from llm_core.text.bpe_training import learn_merges
+from llm_core.text.bpe_training import Ties, learn_merges, smallest_ids
 from llm_core.text.byte_alphabet import ALPHABET, CHARACTER, from_alphabet, in_alphabet, utf8
 from llm_core.text.pretokenize import GPT2, Split
 from llm_core.text.remembered import Remembered
@@ -90,6 +90,7 @@ class BPETokenizer:
         split: Split = GPT2,
         special_tokens: Sequence[str] = (),
         min_count: int = 2,
+        ties: Ties = smallest_ids,
     ) -> BPETokenizer:
         """Learn a vocabulary: special tokens first, then the 256 bytes, then a token for each merge.
 
@@ -99,12 +100,14 @@ class BPETokenizer:
             split: how a text is cut into pieces.
             special_tokens: they get the ids from 0 on. Where a text holds one of them, it is trained on as text.
             min_count: how often a pair must be seen to be merged.
+            ties: which of equally frequent pairs is merged first: `bpe_training.smallest_ids` or `greatest_bytes`.
 
         Raises:
             ValueError: vocab_size has no room for the bytes and the special tokens, min_count is not positive, or
                 a text holds half a surrogate pair.
 
-        Merges and ids are those of `BpeTrainer` in the package tokenizers.
+        Merges and ids are those of `BpeTrainer` in the package tokenizers. A piece may be as long as it likes: the work
+        is in proportion to its length.
         """
         smallest = len(special_tokens) + len(ALPHABET)
         if vocab_size < smallest:
@@ -122,7 +125,7 @@ class BPETokenizer:
             pieces.update(split(text))
         byte_ids = [ids[CHARACTER[byte]] for byte in range(256)]
         words = [list(map(byte_ids.__getitem__, utf8(piece))) for piece in pieces]
-        pairs = learn_merges(words, list(pieces.values()), tokens, vocab_size, min_count)
+        pairs = learn_merges(words, list(pieces.values()), tokens, vocab_size, min_count, ties)
         merges = [(tokens[left], tokens[right]) for left, right in pairs]
         return cls({token: id_ for id_, token in enumerate(tokens)}, merges, split=split, special_tokens=special_tokens)
 
@@ -297,6 +300,8 @@ def _special_ids(special_tokens: Iterable[str], vocabulary: Mapping[str, int]) -
 def _bytes_of_ids(vocabulary: Vocabulary, special_tokens: Mapping[str, int]) -> dict[int, bytes]:
     raw: dict[int, bytes] = {}
     for token, id_ in vocabulary.ids.items():
+        if not token:
+            raise ValueError(f"id {id_}: the token '' is not written in the alphabet of bytes: it has no character")
         try:
             raw[id_] = utf8(token) if token in special_tokens else from_alphabet(token)
         except ValueError as error:
