@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ from llm_core.text.byte_alphabet import ALPHABET, CHARACTER, from_alphabet, in_a
 from llm_core.text.pretokenize import GPT2, Split
 from llm_core.text.remembered import Remembered
 from llm_core.text.special import SpecialTokens
+from llm_core.text.streaming import Cuts, places_of
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 
 CACHE_SIZE = 2**16  # pieces whose ids are remembered; then it begins anew
@@ -46,6 +47,8 @@ class BPETokenizer:
         split: how a text is cut into pieces.
         special_tokens: which tokens of the vocabulary are special: they are found in a text before it is cut, and are
             never taken apart.
+        added_tokens: which tokens are found in the same way and are text like any other, such as a run of spaces or
+            <think>. They are found whatever `allowed_special` says, and decoding keeps them.
         ignore_merges: a piece that is a token as a whole becomes that token, whether merges lead to it or not. So it
             is in tiktoken and in Llama 3.
 
@@ -67,6 +70,7 @@ class BPETokenizer:
         *,
         split: Split = GPT2,
         special_tokens: Iterable[str] = (),
+        added_tokens: Iterable[str] = (),
         ignore_merges: bool = False,
     ) -> None:
         self.vocabulary = Vocabulary(vocabulary)
@@ -74,8 +78,13 @@ class BPETokenizer:
         self.split = split
         self.ignore_merges = ignore_merges
         self.special_tokens = _special_ids(special_tokens, self.vocabulary.ids)
-        self._special = SpecialTokens(self.special_tokens)
-        self._bytes = _bytes_of_ids(self.vocabulary, self.special_tokens)
+        self.added_tokens = _special_ids(added_tokens, self.vocabulary.ids)
+        both = self.special_tokens.keys() & self.added_tokens
+        if both:
+            raise ValueError(f"a token is special, or text that was added: {min(both)!r} cannot be both")
+        self._special = SpecialTokens(self.special_tokens, always=self.added_tokens)
+        self._whole = self.special_tokens | self.added_tokens
+        self._bytes = _bytes_of_ids(self.vocabulary, self._whole)
         self._byte_ids = [self.vocabulary.ids.get(CHARACTER[byte], -1) for byte in range(256)]
         self._ranks, self._merged = _ranks_of_merges(self.merges, self.vocabulary.ids)
         self._pieces = Remembered(self._encode_piece, size=CACHE_SIZE, longest=LONG - 1)
@@ -225,9 +234,59 @@ class BPETokenizer:
         first, *rest = self._special.split(text, allowed_special)
         ids = self._encode_text(first)
         for token, part in zip(rest[::2], rest[1::2], strict=True):
-            ids.append(self.special_tokens[token])
+            ids.append(self._whole[token])
             ids += self._encode_text(part)
         return ids
+
+    def encode_iterable(
+        self, texts: Iterable[str], *, allowed_special: Collection[str] | Literal["all"] = "all"
+    ) -> Iterator[int]:
+        """The ids of a text that comes bit by bit, such as an open file: what `encode` gives for all of it, joined.
+
+        Where the bits begin and end makes no difference; a word or a special token may be cut in two. Ids come as soon
+        as nothing that follows can change them, and no more of the text is kept than that takes: some thousand
+        characters, or the longest run without a word boundary. With a `Split` of your own that is the whole text.
+
+        Args:
+            texts: the bits of one text. Texts that do not belong together are encoded one by one.
+            allowed_special: see `encode`.
+
+        Raises:
+            ValueError: one string is given, which would be taken for its characters, or as for `encode`.
+        """
+        if isinstance(texts, str):
+            raise ValueError("give a list of texts or an open file: one string is encoded by `encode`")
+        special = self._special.pattern(allowed_special)
+        cuts = Cuts(places_of(self.split), special, longest=max(map(len, self._whole), default=0))
+        encode = partial(self.encode, allowed_special=allowed_special)
+        return chain.from_iterable(map(encode, cuts.parts(texts)))
+
+    def with_special_tokens(self, special_tokens: Iterable[str]) -> BPETokenizer:
+        """This tokenizer with more special tokens; what is there already keeps its id.
+
+        A name that is a token becomes special under the id that it has, and new ones get the ids after the last. This
+        is what `add_special_tokens` does in the package tokenizers; there the ids of a vocabulary with gaps go into
+        the gaps. A model needs a row for each new id (`vocab_size`).
+
+        Raises:
+            ValueError: a name is empty or could be taken for bytes, or one string is given.
+
+        >>> tokenizer = BPETokenizer.train("low lower", 257).with_special_tokens(["<|end|>"])
+        >>> tokenizer.encode("low<|end|>")[-1], tokenizer.vocab_size
+        (257, 258)
+        """
+        if isinstance(special_tokens, str):
+            raise ValueError(f"give a list of special tokens: got one string, {special_tokens!r}")
+        names = dict.fromkeys((*self.special_tokens, *special_tokens))
+        new = [name for name in names if name not in self.vocabulary]
+        return BPETokenizer(
+            self.vocabulary.ids | {name: self.vocab_size + i for i, name in enumerate(new)},
+            self.merges,
+            split=self.split,
+            special_tokens=names,
+            added_tokens=[name for name in self.added_tokens if name not in names],
+            ignore_merges=self.ignore_merges,
+        )
 
     def tokens(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[str]:
         """The tokens of a text, in GPT-2's alphabet. Arguments and errors are those of `encode`."""
@@ -260,7 +319,7 @@ class BPETokenizer:
     def _encode_piece(self, piece: str) -> Iterable[int]:
         if self.ignore_merges:
             token = in_alphabet(utf8(piece))
-            if token in self.vocabulary and token not in self.special_tokens:
+            if token in self.vocabulary and token not in self._whole:
                 return [self.vocabulary.ids[token]]
         if piece.isascii():
             return self._encode_part(piece)

@@ -95,7 +95,7 @@ class _Row:
         return sum(map(self.weight.__getitem__, places))
 
     def merge(self, pair: Pair, c: int, places: list[int]) -> list[Change]:
-        """Merge a pair into c at these places, as far as it still stands there. Returns what became of its neighbours."""
+        """Merge a pair into c, at those of the places where it still stands; returns what became of its neighbours."""
         a, b = pair
         ids, before, after = self.ids, self.before, self.after
         lefts: defaultdict[int, list[int]] = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from tokenizers.pre_tokenizers import ByteLevel
@@ -34,5 +35,5 @@ def test_the_two_are_each_others_way_back():
 
 @pytest.mark.parametrize("token", [" ", "a b", "\n", "黄", "\u0144"])
 def test_other_characters_are_refused(token):
-    with pytest.raises(ValueError, match=f"the token {token!r} is not written in the alphabet"):
+    with pytest.raises(ValueError, match=re.escape(f"the token {token!r} is not written in the alphabet")):
         from_alphabet(token)
