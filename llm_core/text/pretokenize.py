@@ -21,53 +21,155 @@ an older version cuts differently at characters that were added since, and only 
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal, get_args
 
 import regex
 
+from llm_core.text.split_pattern import translate
 from llm_core.text.unicode_tables import CONTROL_SPACES, SPACES, is_punctuation
+
+
+Behaviour = Literal["isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next"]
+BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Cuts a text into pieces by a regular expression. Frozen: it can be shared, compared and printed.
+    r"""Cuts a text into pieces by a regular expression. Frozen: it can be shared, compared and printed.
 
     Args:
-        pattern: in the syntax of the package `regex`; `^` and `$` stand for the ends of a line. None: no cut.
+        pattern: in the syntax of tokenizer.json, that of Oniguruma: `^` and `$` stand for the ends of a line, for
+            one; `split_pattern` says more. None: no cut.
         covers: whether every character of every text lies in a match. Then there is nothing between two matches to
             look for, which is faster.
+        behaviour: what a match becomes: a piece ("isolated"), a part of the piece before or after it
+            ("merged_with_previous", "merged_with_next"), one piece with its neighbours ("contiguous"), or nothing
+            ("removed").
+        invert: whether what lies between the matches is taken for them.
 
     Raises:
-        ValueError: the pattern is no regular expression.
+        ValueError: the pattern is no regular expression, or holds what means something else in the package `regex`;
+            there is no such behaviour.
 
     >>> Split(r"-")("well-known")
     ['well', '-', 'known']
+    >>> Split(r"-", behaviour="merged_with_next")("well-known")
+    ['well', '-known']
     """
 
     pattern: str | None
     covers: bool = False
+    behaviour: Behaviour = "isolated"
+    invert: bool = False
     _compiled: regex.Pattern[str] | None = field(init=False, repr=False, compare=False)
+    _may_be_empty: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            # MULTILINE: in the engine behind tokenizer.json, ^ and $ always stand for the ends of a line.
-            compiled = None if self.pattern is None else regex.compile(self.pattern, regex.MULTILINE)
-        except regex.error as error:
-            raise ValueError(f"the pattern is no regular expression: {error}: got {self.pattern!r}") from None
+        if self.behaviour not in BEHAVIOURS:
+            raise ValueError(f"a split has one of the behaviours {', '.join(BEHAVIOURS)}: got {self.behaviour!r}")
+        compiled, may_be_empty = (None, False) if self.pattern is None else compiled_pattern(self.pattern)
         object.__setattr__(self, "_compiled", compiled)
+        object.__setattr__(self, "_may_be_empty", may_be_empty)
 
     def __call__(self, text: str) -> list[str]:
-        """The pieces of a text, none of them empty."""
+        """The pieces of a text. None is empty; joined they are the text, but for what is removed."""
         if self._compiled is None:
             return [text] if text else []
-        if self.covers:
+        if self.covers and self.behaviour == "isolated":
             return self._compiled.findall(text)
-        pieces, end = [], 0
-        for match in self._compiled.finditer(text):
-            pieces += [text[end : match.start()], match.group()]
-            end = match.end()
-        return [piece for piece in [*pieces, text[end:]] if piece]
+        pieces: list[tuple[str, bool]] = []
+        end = 0
+        for start, stop in matches(self._compiled, text, self._may_be_empty):
+            if start > end:
+                pieces.append((text[end:start], self.invert))
+            pieces.append((text[start:stop], not self.invert))
+            end = stop
+        if end < len(text):
+            pieces.append((text[end:], self.invert))
+        return [piece for piece in _BEHAVIOURS[self.behaviour](pieces) if piece]
+
+
+def compiled_pattern(pattern: str) -> tuple[regex.Pattern[str], bool]:
+    """A pattern of Oniguruma, compiled for the package `regex`, and whether it may match nothing at all.
+
+    Raises:
+        ValueError: as for `Split`.
+    """
+    translation = translate(pattern)
+    try:
+        return regex.compile(translation.text, regex.VERSION0), translation.may_be_empty
+    except regex.error as error:
+        raise ValueError(f"the pattern is no regular expression: {error}: got {pattern!r}") from None
+
+
+def matches(compiled: regex.Pattern[str], text: str, may_be_empty: bool) -> Iterator[tuple[int, int]]:
+    """Where a pattern matches in a text, one match after the other, as Oniguruma is asked in the package tokenizers."""
+    if not may_be_empty:
+        yield from (match.span() for match in compiled.finditer(text))
+        return
+    at, last = 0, -1
+    while at <= len(text) and (match := compiled.search(text, at)):
+        start, at = match.span()
+        if start == at == last:  # nothing, right behind the last match: a character further on
+            at += 1
+        else:
+            yield start, at
+            last = at
+
+
+# --- what becomes of matches: (piece, whether it matches) for each piece ---
+
+Pieces = Sequence[tuple[str, bool]]
+
+
+def _isolated(pieces: Pieces) -> list[str]:
+    return [piece for piece, _ in pieces]
+
+
+def _removed(pieces: Pieces) -> list[str]:
+    return [piece for piece, matches in pieces if not matches]
+
+
+def _contiguous(pieces: Pieces) -> list[str]:
+    return ["".join(piece for piece, _ in group) for _, group in groupby(pieces, key=operator.itemgetter(1))]
+
+
+def _merged_with_previous(pieces: Pieces) -> list[str]:
+    merged: list[str] = []
+    after_match = False
+    for piece, matches in pieces:
+        if matches and not after_match and merged:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+        after_match = matches
+    return merged
+
+
+def _merged_with_next(pieces: Pieces) -> list[str]:
+    merged: list[str] = []
+    before_match = False
+    for piece, matches in reversed(pieces):
+        if matches and not before_match and merged:
+            merged[-1] = piece + merged[-1]
+        else:
+            merged.append(piece)
+        before_match = matches
+    return merged[::-1]
+
+
+_BEHAVIOURS = {
+    "isolated": _isolated,
+    "removed": _removed,
+    "contiguous": _contiguous,
+    "merged_with_previous": _merged_with_previous,
+    "merged_with_next": _merged_with_next,
+}
 
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
