@@ -23,19 +23,77 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from typing import Literal, get_args
 
 import regex
 
-from llm_core.text.split_pattern import translate
+from llm_core.text.split_pattern import quoted, translate
 from llm_core.text.unicode_tables import CONTROL_SPACES, SPACES, is_punctuation
-
 
 Behaviour = Literal["isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next"]
 BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
+
+
+class Pattern:
+    """A regular expression of Oniguruma, compiled for the package `regex`, and asked as the package tokenizers asks.
+
+    Args:
+        pattern: in the syntax of tokenizer.json.
+
+    Raises:
+        ValueError: it is no regular expression, or holds what means something else in the package `regex`.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.translation = translate(pattern)
+        self.compiled = _compiled(self.translation.text, pattern)
+
+    @classmethod
+    def of(cls, described: Mapping[str, str]) -> Pattern:
+        """The pattern of a tokenizer.json: {"Regex": "a+"}, or {"String": "a+"} for just these two characters.
+
+        Raises:
+            ValueError: as for the class, or it is neither.
+        """
+        if list(described) == ["Regex"]:
+            return cls(described["Regex"])
+        if list(described) == ["String"]:
+            return cls(quoted(described["String"]))
+        raise ValueError(f'the kind of a pattern must be "Regex" or "String": got {described!r}')
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where it matches in a text, one match after the other."""
+        if not self.translation.may_be_empty:
+            yield from (match.span() for match in self.compiled.finditer(text))
+            return
+        at, last = 0, -1
+        while at <= len(text) and (match := self.compiled.search(text, at)):
+            start, at = match.span()
+            if start == at == last:  # nothing, right behind the last match: look a character further on
+                at += 1
+            else:
+                yield start, at
+                last = at
+
+    def replace(self, text: str, content: str) -> str:
+        """A text with something else for each match."""
+        parts, end = [], 0
+        for start, stop in self.spans(text):
+            parts += [text[end:start], content]
+            end = stop
+        return "".join(parts) + text[end:]
+
+
+@cache
+def _compiled(translated: str, pattern: str) -> regex.Pattern[str]:
+    try:
+        return regex.compile(translated, regex.VERSION0)
+    except regex.error as error:
+        raise ValueError(f"the pattern is no regular expression: {error}: got {pattern!r}") from None
 
 
 @dataclass(frozen=True)
@@ -66,65 +124,49 @@ class Split:
     covers: bool = False
     behaviour: Behaviour = "isolated"
     invert: bool = False
-    _compiled: regex.Pattern[str] | None = field(init=False, repr=False, compare=False)
-    _may_be_empty: bool = field(init=False, repr=False, compare=False)
+    _pattern: Pattern | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.behaviour not in BEHAVIOURS:
             raise ValueError(f"a split has one of the behaviours {', '.join(BEHAVIOURS)}: got {self.behaviour!r}")
-        compiled, may_be_empty = (None, False) if self.pattern is None else compiled_pattern(self.pattern)
-        object.__setattr__(self, "_compiled", compiled)
-        object.__setattr__(self, "_may_be_empty", may_be_empty)
+        object.__setattr__(self, "_pattern", None if self.pattern is None else Pattern(self.pattern))
 
-    def __call__(self, text: str) -> list[str]:
-        """The pieces of a text. None is empty; joined they are the text, but for what is removed."""
-        if self._compiled is None:
+    def __call__(self, text: str, at_start: bool = True) -> list[str]:
+        """The pieces of a text. None is empty; joined they are the text, but for what is removed.
+
+        Args:
+            text: any text.
+            at_start: whether nothing stands before it. A pattern does not ask.
+        """
+        if self._pattern is None:
             return [text] if text else []
         if self.covers and self.behaviour == "isolated":
-            return self._compiled.findall(text)
+            return self._pattern.compiled.findall(text)
         pieces: list[tuple[str, bool]] = []
         end = 0
-        for start, stop in matches(self._compiled, text, self._may_be_empty):
+        for start, stop in self._pattern.spans(text):
             if start > end:
                 pieces.append((text[end:start], self.invert))
             pieces.append((text[start:stop], not self.invert))
             end = stop
         if end < len(text):
             pieces.append((text[end:], self.invert))
-        return [piece for piece in _BEHAVIOURS[self.behaviour](pieces) if piece]
+        return merged(pieces, self.behaviour)
 
-
-def compiled_pattern(pattern: str) -> tuple[regex.Pattern[str], bool]:
-    """A pattern of Oniguruma, compiled for the package `regex`, and whether it may match nothing at all.
-
-    Raises:
-        ValueError: as for `Split`.
-    """
-    translation = translate(pattern)
-    try:
-        return regex.compile(translation.text, regex.VERSION0), translation.may_be_empty
-    except regex.error as error:
-        raise ValueError(f"the pattern is no regular expression: {error}: got {pattern!r}") from None
-
-
-def matches(compiled: regex.Pattern[str], text: str, may_be_empty: bool) -> Iterator[tuple[int, int]]:
-    """Where a pattern matches in a text, one match after the other, as Oniguruma is asked in the package tokenizers."""
-    if not may_be_empty:
-        yield from (match.span() for match in compiled.finditer(text))
-        return
-    at, last = 0, -1
-    while at <= len(text) and (match := compiled.search(text, at)):
-        start, at = match.span()
-        if start == at == last:  # nothing, right behind the last match: a character further on
-            at += 1
-        else:
-            yield start, at
-            last = at
+    @property
+    def oniguruma_only(self) -> tuple[str, ...]:
+        """What of the pattern other engines would take for something else."""
+        return () if self._pattern is None else self._pattern.translation.oniguruma_only
 
 
 # --- what becomes of matches: (piece, whether it matches) for each piece ---
 
 Pieces = Sequence[tuple[str, bool]]
+
+
+def merged(pieces: Pieces, behaviour: Behaviour) -> list[str]:
+    """What becomes of the pieces of a text, each with whether it matches, by a behaviour of `Split`."""
+    return [piece for piece in _BEHAVIOURS[behaviour](pieces) if piece]
 
 
 def _isolated(pieces: Pieces) -> list[str]:
@@ -140,27 +182,27 @@ def _contiguous(pieces: Pieces) -> list[str]:
 
 
 def _merged_with_previous(pieces: Pieces) -> list[str]:
-    merged: list[str] = []
+    joined: list[str] = []
     after_match = False
     for piece, matches in pieces:
-        if matches and not after_match and merged:
-            merged[-1] += piece
+        if matches and not after_match and joined:
+            joined[-1] += piece
         else:
-            merged.append(piece)
+            joined.append(piece)
         after_match = matches
-    return merged
+    return joined
 
 
 def _merged_with_next(pieces: Pieces) -> list[str]:
-    merged: list[str] = []
+    joined: list[str] = []
     before_match = False
     for piece, matches in reversed(pieces):
-        if matches and not before_match and merged:
-            merged[-1] = piece + merged[-1]
+        if matches and not before_match and joined:
+            joined[-1] = piece + joined[-1]
         else:
-            merged.append(piece)
+            joined.append(piece)
         before_match = matches
-    return merged[::-1]
+    return joined[::-1]
 
 
 _BEHAVIOURS = {

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import NoReturn
 
 # Names of \p{...}, as Oniguruma reads them: without regard to case, spaces, - and _.
@@ -105,6 +106,15 @@ def translate(pattern: str) -> Translation:
     return Translation(part.text, part.empty, tuple(dict.fromkeys(reader.own)))
 
 
+def quoted(text: str) -> str:
+    """The pattern that matches a text as it stands, and nothing else.
+
+    >>> quoted("a+b")
+    'a\\\\+b'
+    """
+    return "".join(map(_quoted, text))
+
+
 @dataclass(frozen=True)
 class _Part:
     """A part of a pattern, rewritten."""
@@ -173,7 +183,7 @@ class _Reader:
 
     def check_ligatures(self, parts: list[_Part]) -> None:
         """In either case "st" is also the one character ﬆ there, and parts of it are found in strange ways."""
-        for part, after in zip(parts, parts[1:], strict=False):
+        for part, after in pairwise(parts):
             pair = part.letter + after.letter
             if pair in _LIGATURES or (part.letter in {"s", "f"} and not after.letter):
                 self.refuse(pair, "under (?i) is also a single character, ß or a ligature, in Oniguruma: write [sS]")
@@ -455,4 +465,4 @@ def _quoted_in_class(character: str) -> str:
 
 def _quoted_control(character: str) -> str:
     named = {"\t": r"\t", "\n": r"\n", "\r": r"\r", "\f": r"\f", "\v": r"\v"}
-    return named.get(character) or (character if character.isprintable() else f"\\U{ord(character):08x}")
+    return named.get(character) or (character if character.isprintable() else f"\\x{{{ord(character):x}}}")
