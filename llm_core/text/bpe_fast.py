@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -26,11 +26,12 @@ from typing import Literal
 from llm_core.files import write_whole
 from llm_core.text import bpe_json, tokenizer_json
 from llm_core.text.bpe_merging import LONG, Joints, merge, merge_long
-from llm_core.text.bpe_training import learn_merges
+from llm_core.text.bpe_training import Ties, learn_merges, smallest_ids
 from llm_core.text.byte_alphabet import ALPHABET, CHARACTER, from_alphabet, in_alphabet, utf8
 from llm_core.text.pretokenize import GPT2, Split
 from llm_core.text.remembered import Remembered
 from llm_core.text.special import SpecialTokens
+from llm_core.text.streaming import Cuts, places_of
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 
 CACHE_SIZE = 2**16  # pieces whose ids are remembered; then it begins anew
@@ -46,6 +47,8 @@ class BPETokenizer:
         split: how a text is cut into pieces.
         special_tokens: which tokens of the vocabulary are special: they are found in a text before it is cut, and are
             never taken apart.
+        added_tokens: which tokens are found in the same way and are text like any other, such as a run of spaces or
+            <think>. They are found whatever `allowed_special` says, and decoding keeps them.
         ignore_merges: a piece that is a token as a whole becomes that token, whether merges lead to it or not. So it
             is in tiktoken and in Llama 3.
 
@@ -67,6 +70,7 @@ class BPETokenizer:
         *,
         split: Split = GPT2,
         special_tokens: Iterable[str] = (),
+        added_tokens: Iterable[str] = (),
         ignore_merges: bool = False,
     ) -> None:
         self.vocabulary = Vocabulary(vocabulary)
@@ -74,8 +78,13 @@ class BPETokenizer:
         self.split = split
         self.ignore_merges = ignore_merges
         self.special_tokens = _special_ids(special_tokens, self.vocabulary.ids)
-        self._special = SpecialTokens(self.special_tokens)
-        self._bytes = _bytes_of_ids(self.vocabulary, self.special_tokens)
+        self.added_tokens = _special_ids(added_tokens, self.vocabulary.ids)
+        both = self.special_tokens.keys() & self.added_tokens
+        if both:
+            raise ValueError(f"a token is special, or text that was added: {min(both)!r} cannot be both")
+        self._special = SpecialTokens(self.special_tokens, always=self.added_tokens)
+        self._whole = self.special_tokens | self.added_tokens
+        self._bytes = _bytes_of_ids(self.vocabulary, self._whole)
         self._byte_ids = [self.vocabulary.ids.get(CHARACTER[byte], -1) for byte in range(256)]
         self._ranks, self._merged = _ranks_of_merges(self.merges, self.vocabulary.ids)
         self._pieces = Remembered(self._encode_piece, size=CACHE_SIZE, longest=LONG - 1)
@@ -90,6 +99,7 @@ class BPETokenizer:
         split: Split = GPT2,
         special_tokens: Sequence[str] = (),
         min_count: int = 2,
+        ties: Ties = smallest_ids,
     ) -> BPETokenizer:
         """Learn a vocabulary: special tokens first, then the 256 bytes, then a token for each merge.
 
@@ -99,12 +109,14 @@ class BPETokenizer:
             split: how a text is cut into pieces.
             special_tokens: they get the ids from 0 on. Where a text holds one of them, it is trained on as text.
             min_count: how often a pair must be seen to be merged.
+            ties: which of equally frequent pairs is merged first: `bpe_training.smallest_ids` or `greatest_bytes`.
 
         Raises:
             ValueError: vocab_size has no room for the bytes and the special tokens, min_count is not positive, or
                 a text holds half a surrogate pair.
 
-        Merges and ids are those of `BpeTrainer` in the package tokenizers.
+        Merges and ids are those of `BpeTrainer` in the package tokenizers. A piece may be as long as it likes: the work
+        is in proportion to its length.
         """
         smallest = len(special_tokens) + len(ALPHABET)
         if vocab_size < smallest:
@@ -122,7 +134,7 @@ class BPETokenizer:
             pieces.update(split(text))
         byte_ids = [ids[CHARACTER[byte]] for byte in range(256)]
         words = [list(map(byte_ids.__getitem__, utf8(piece))) for piece in pieces]
-        pairs = learn_merges(words, list(pieces.values()), tokens, vocab_size, min_count)
+        pairs = learn_merges(words, list(pieces.values()), tokens, vocab_size, min_count, ties)
         merges = [(tokens[left], tokens[right]) for left, right in pairs]
         return cls({token: id_ for id_, token in enumerate(tokens)}, merges, split=split, special_tokens=special_tokens)
 
@@ -222,9 +234,59 @@ class BPETokenizer:
         first, *rest = self._special.split(text, allowed_special)
         ids = self._encode_text(first)
         for token, part in zip(rest[::2], rest[1::2], strict=True):
-            ids.append(self.special_tokens[token])
+            ids.append(self._whole[token])
             ids += self._encode_text(part)
         return ids
+
+    def encode_iterable(
+        self, texts: Iterable[str], *, allowed_special: Collection[str] | Literal["all"] = "all"
+    ) -> Iterator[int]:
+        """The ids of a text that comes bit by bit, such as an open file: what `encode` gives for all of it, joined.
+
+        Where the bits begin and end makes no difference; a word or a special token may be cut in two. Ids come as soon
+        as nothing that follows can change them, and no more of the text is kept than that takes: some thousand
+        characters, or the longest run without a word boundary. With a `Split` of your own that is the whole text.
+
+        Args:
+            texts: the bits of one text. Texts that do not belong together are encoded one by one.
+            allowed_special: see `encode`.
+
+        Raises:
+            ValueError: one string is given, which would be taken for its characters, or as for `encode`.
+        """
+        if isinstance(texts, str):
+            raise ValueError("give a list of texts or an open file: one string is encoded by `encode`")
+        special = self._special.pattern(allowed_special)
+        cuts = Cuts(places_of(self.split), special, longest=max(map(len, self._whole), default=0))
+        encode = partial(self.encode, allowed_special=allowed_special)
+        return chain.from_iterable(map(encode, cuts.parts(texts)))
+
+    def with_special_tokens(self, special_tokens: Iterable[str]) -> BPETokenizer:
+        """This tokenizer with more special tokens; what is there already keeps its id.
+
+        A name that is a token becomes special under the id that it has, and new ones get the ids after the last. This
+        is what `add_special_tokens` does in the package tokenizers; there the ids of a vocabulary with gaps go into
+        the gaps. A model needs a row for each new id (`vocab_size`).
+
+        Raises:
+            ValueError: a name is empty or could be taken for bytes, or one string is given.
+
+        >>> tokenizer = BPETokenizer.train("low lower", 257).with_special_tokens(["<|end|>"])
+        >>> tokenizer.encode("low<|end|>")[-1], tokenizer.vocab_size
+        (257, 258)
+        """
+        if isinstance(special_tokens, str):
+            raise ValueError(f"give a list of special tokens: got one string, {special_tokens!r}")
+        names = dict.fromkeys((*self.special_tokens, *special_tokens))
+        new = [name for name in names if name not in self.vocabulary]
+        return BPETokenizer(
+            self.vocabulary.ids | {name: self.vocab_size + i for i, name in enumerate(new)},
+            self.merges,
+            split=self.split,
+            special_tokens=names,
+            added_tokens=[name for name in self.added_tokens if name not in names],
+            ignore_merges=self.ignore_merges,
+        )
 
     def tokens(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[str]:
         """The tokens of a text, in GPT-2's alphabet. Arguments and errors are those of `encode`."""
@@ -257,7 +319,7 @@ class BPETokenizer:
     def _encode_piece(self, piece: str) -> Iterable[int]:
         if self.ignore_merges:
             token = in_alphabet(utf8(piece))
-            if token in self.vocabulary and token not in self.special_tokens:
+            if token in self.vocabulary and token not in self._whole:
                 return [self.vocabulary.ids[token]]
         if piece.isascii():
             return self._encode_part(piece)
@@ -297,6 +359,8 @@ def _special_ids(special_tokens: Iterable[str], vocabulary: Mapping[str, int]) -
 def _bytes_of_ids(vocabulary: Vocabulary, special_tokens: Mapping[str, int]) -> dict[int, bytes]:
     raw: dict[int, bytes] = {}
     for token, id_ in vocabulary.ids.items():
+        if not token:
+            raise ValueError(f"id {id_}: the token '' is not written in the alphabet of bytes: it has no character")
         try:
             raw[id_] = utf8(token) if token in special_tokens else from_alphabet(token)
         except ValueError as error:

@@ -1,5 +1,8 @@
 """Bytes written as characters: GPT-2's alphabet, in which byte-pair encoding writes its tokens.
 
+    in_alphabet(raw)         bytes -> characters
+    from_alphabet(token)     characters -> bytes, the way back
+
 A token's bytes are written as a string with one printable character for each byte: most printable bytes stand for
 themselves, the others move to U+0100 and up, so the space is "Ġ" and the newline "Ċ". Files use these strings
 (`tokenizer.json`, `merges.txt`, GGUF), and so do `tokens` and `vocabulary` of the tokenizers here.
@@ -36,12 +39,12 @@ def from_alphabet(token: str) -> bytes:
     """The bytes that a token of the alphabet stands for.
 
     Raises:
-        ValueError: it is empty, or holds a character that is not in the alphabet.
+        ValueError: it holds a character that is not in the alphabet.
 
     >>> from_alphabet("ĠÃ©").decode()
     ' é'
     """
-    if not token or not _LETTERS.issuperset(token):
+    if not _LETTERS.issuperset(token):
         raise ValueError(f"the token {token!r} is not written in the alphabet of bytes")
     return token.translate(_BYTE).encode("latin-1")
 

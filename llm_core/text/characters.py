@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 
@@ -56,6 +57,10 @@ class CharacterTokenizer:
                 f"the character {character!r} (U+{ord(character):04X}), at position {text.index(character)} of the "
                 f"text, is not among the {self.vocab_size} characters that this tokenizer was made from"
             ) from None
+
+    def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
+        """The ids of a text that comes bit by bit, such as an open file: what `encode` gives for all of it, joined."""
+        return chain.from_iterable(map(self.encode, texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a sequence of ids.

@@ -21,53 +21,197 @@ an older version cuts differently at characters that were added since, and only 
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
+from typing import Literal, get_args
 
 import regex
 
+from llm_core.text.split_pattern import quoted, translate
 from llm_core.text.unicode_tables import CONTROL_SPACES, SPACES, is_punctuation
+
+Behaviour = Literal["isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next"]
+BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
+
+
+class Pattern:
+    """A regular expression of Oniguruma, compiled for the package `regex`, and asked as the package tokenizers asks.
+
+    Args:
+        pattern: in the syntax of tokenizer.json.
+
+    Raises:
+        ValueError: it is no regular expression, or holds what means something else in the package `regex`.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.translation = translate(pattern)
+        self.compiled = _compiled(self.translation.text, pattern)
+
+    @classmethod
+    def of(cls, described: Mapping[str, str]) -> Pattern:
+        """The pattern of a tokenizer.json: {"Regex": "a+"}, or {"String": "a+"} for just these two characters.
+
+        Raises:
+            ValueError: as for the class, or it is neither.
+        """
+        if list(described) == ["Regex"]:
+            return cls(described["Regex"])
+        if list(described) == ["String"]:
+            return cls(quoted(described["String"]))
+        raise ValueError(f'the kind of a pattern must be "Regex" or "String": got {described!r}')
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where it matches in a text, one match after the other."""
+        if not self.translation.may_be_empty:
+            yield from (match.span() for match in self.compiled.finditer(text))
+            return
+        at, last = 0, -1
+        while at <= len(text) and (match := self.compiled.search(text, at)):
+            start, at = match.span()
+            if start == at == last:  # nothing, right behind the last match: look a character further on
+                at += 1
+            else:
+                yield start, at
+                last = at
+
+    def replace(self, text: str, content: str) -> str:
+        """A text with something else for each match."""
+        parts, end = [], 0
+        for start, stop in self.spans(text):
+            parts += [text[end:start], content]
+            end = stop
+        return "".join(parts) + text[end:]
+
+
+@cache
+def _compiled(translated: str, pattern: str) -> regex.Pattern[str]:
+    try:
+        return regex.compile(translated, regex.VERSION0)
+    except regex.error as error:
+        raise ValueError(f"the pattern is no regular expression: {error}: got {pattern!r}") from None
 
 
 @dataclass(frozen=True)
 class Split:
-    """Cuts a text into pieces by a regular expression. Frozen: it can be shared, compared and printed.
+    r"""Cuts a text into pieces by a regular expression. Frozen: it can be shared, compared and printed.
 
     Args:
-        pattern: in the syntax of the package `regex`; `^` and `$` stand for the ends of a line. None: no cut.
+        pattern: in the syntax of tokenizer.json, that of Oniguruma: `^` and `$` stand for the ends of a line, for
+            one; `split_pattern` says more. None: no cut.
         covers: whether every character of every text lies in a match. Then there is nothing between two matches to
             look for, which is faster.
+        behaviour: what a match becomes: a piece ("isolated"), a part of the piece before or after it
+            ("merged_with_previous", "merged_with_next"), one piece with its neighbours ("contiguous"), or nothing
+            ("removed").
+        invert: whether what lies between the matches is taken for them.
 
     Raises:
-        ValueError: the pattern is no regular expression.
+        ValueError: the pattern is no regular expression, or holds what means something else in the package `regex`;
+            there is no such behaviour.
 
     >>> Split(r"-")("well-known")
     ['well', '-', 'known']
+    >>> Split(r"-", behaviour="merged_with_next")("well-known")
+    ['well', '-known']
     """
 
     pattern: str | None
     covers: bool = False
-    _compiled: regex.Pattern[str] | None = field(init=False, repr=False, compare=False)
+    behaviour: Behaviour = "isolated"
+    invert: bool = False
+    _pattern: Pattern | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            # MULTILINE: in the engine behind tokenizer.json, ^ and $ always stand for the ends of a line.
-            compiled = None if self.pattern is None else regex.compile(self.pattern, regex.MULTILINE)
-        except regex.error as error:
-            raise ValueError(f"the pattern is no regular expression: {error}: got {self.pattern!r}") from None
-        object.__setattr__(self, "_compiled", compiled)
+        if self.behaviour not in BEHAVIOURS:
+            raise ValueError(f"a split has one of the behaviours {', '.join(BEHAVIOURS)}: got {self.behaviour!r}")
+        object.__setattr__(self, "_pattern", None if self.pattern is None else Pattern(self.pattern))
 
-    def __call__(self, text: str) -> list[str]:
-        """The pieces of a text, none of them empty."""
-        if self._compiled is None:
+    def __call__(self, text: str, at_start: bool = True) -> list[str]:
+        """The pieces of a text. None is empty; joined they are the text, but for what is removed.
+
+        Args:
+            text: any text.
+            at_start: whether nothing stands before it. A pattern does not ask.
+        """
+        if self._pattern is None:
             return [text] if text else []
-        if self.covers:
-            return self._compiled.findall(text)
-        pieces, end = [], 0
-        for match in self._compiled.finditer(text):
-            pieces += [text[end : match.start()], match.group()]
-            end = match.end()
-        return [piece for piece in [*pieces, text[end:]] if piece]
+        if self.covers and self.behaviour == "isolated":
+            return self._pattern.compiled.findall(text)
+        pieces: list[tuple[str, bool]] = []
+        end = 0
+        for start, stop in self._pattern.spans(text):
+            if start > end:
+                pieces.append((text[end:start], self.invert))
+            pieces.append((text[start:stop], not self.invert))
+            end = stop
+        if end < len(text):
+            pieces.append((text[end:], self.invert))
+        return merged(pieces, self.behaviour)
+
+    @property
+    def oniguruma_only(self) -> tuple[str, ...]:
+        """What of the pattern other engines would take for something else."""
+        return () if self._pattern is None else self._pattern.translation.oniguruma_only
+
+
+# --- what becomes of matches: (piece, whether it matches) for each piece ---
+
+Pieces = Sequence[tuple[str, bool]]
+
+
+def merged(pieces: Pieces, behaviour: Behaviour) -> list[str]:
+    """What becomes of the pieces of a text, each with whether it matches, by a behaviour of `Split`."""
+    return [piece for piece in _BEHAVIOURS[behaviour](pieces) if piece]
+
+
+def _isolated(pieces: Pieces) -> list[str]:
+    return [piece for piece, _ in pieces]
+
+
+def _removed(pieces: Pieces) -> list[str]:
+    return [piece for piece, matches in pieces if not matches]
+
+
+def _contiguous(pieces: Pieces) -> list[str]:
+    return ["".join(piece for piece, _ in group) for _, group in groupby(pieces, key=operator.itemgetter(1))]
+
+
+def _merged_with_previous(pieces: Pieces) -> list[str]:
+    joined: list[str] = []
+    after_match = False
+    for piece, matches in pieces:
+        if matches and not after_match and joined:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+        after_match = matches
+    return joined
+
+
+def _merged_with_next(pieces: Pieces) -> list[str]:
+    joined: list[str] = []
+    before_match = False
+    for piece, matches in reversed(pieces):
+        if matches and not before_match and joined:
+            joined[-1] = piece + joined[-1]
+        else:
+            joined.append(piece)
+        before_match = matches
+    return joined[::-1]
+
+
+_BEHAVIOURS = {
+    "isolated": _isolated,
+    "removed": _removed,
+    "contiguous": _contiguous,
+    "merged_with_previous": _merged_with_previous,
+    "merged_with_next": _merged_with_next,
+}
 
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

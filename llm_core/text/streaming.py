@@ -1,4 +1,6 @@
-"""Text while it is being generated: id after id, and no half characters.
+"""Text that comes bit by bit: ids become text while they are generated, and text becomes ids while it is read.
+
+Ids first, id after id, and no half characters.
 
 A character may be spread over several tokens (an emoji takes four bytes), so the text of a token alone can be a piece
 of a character, which decodes to U+FFFD, the replacement character. A stream holds such an end back until the rest has
@@ -10,15 +12,31 @@ come:
     Hi F0 9F 98 80    Hi😀           😀
 
 It works with every tokenizer, since all it needs is `decode`.
+
+The other way, a text is cut where no token can reach across, whatever follows (`Cuts`). Between "the" and " end" is
+such a place; after "I'r" is none, since an "e" may follow and "'re" is one piece. The tokenizers' `encode_iterable`
+stands on this.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
+import regex
+
+from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2, O200K, WHITESPACE, Split
 from llm_core.text.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
+
+ENOUGH = 2**13  # so many characters are looked through for a cut at once
+AT_SPACES = regex.compile(r"(?r)(?<=\S)(?=\s)")  # (?r): the last one is found first
+# In the published patterns a piece may go on from a word into line breaks, and into an apostrophe. It never goes on
+# into a space or another mark, nor from a single line break into a letter.
+_IN_PROSE = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\p{L})(?=[^\s\p{L}\p{N}\p{M}'’])|(?<=\S\n)(?=\p{L})")
+_PLACES = {split.pattern: _IN_PROSE for split in (GPT2, DIGITS_THEN_GPT2, CL100K, O200K)}
+_PLACES[WHITESPACE.pattern] = AT_SPACES
 
 
 class StreamDecoder:
@@ -76,3 +94,55 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
             yield text
     if text := decoder.finish():
         yield text
+
+
+class Cuts:
+    """Cuts a text that comes bit by bit into parts; encoded one by one, they give the ids of the whole text.
+
+    Args:
+        places: what finds a place between two characters that no token can reach across, the last one first. None:
+            there is no such place.
+        whole: what finds the tokens that are never taken apart; a cut goes around them.
+        longest: the length of the longest of those.
+
+    >>> cuts = Cuts(AT_SPACES)
+    >>> "".join(cuts.parts(["to be o", "r not"]))
+    'to be or not'
+    """
+
+    def __init__(
+        self, places: regex.Pattern[str] | None, whole: re.Pattern[str] | None = None, *, longest: int = 0
+    ) -> None:
+        self.places, self.whole, self.longest = places, whole, longest
+
+    def parts(self, texts: Iterable[str]) -> Iterator[str]:
+        """The parts of the joined texts, none of them empty."""
+        held: list[str] = []
+        size, enough = 0, ENOUGH
+        for text in texts:
+            held.append(text)
+            size += len(text)
+            if size >= enough:
+                joined = "".join(held)
+                cut = self.last(joined)
+                if cut:
+                    yield joined[:cut]
+                held, size = [joined[cut:]], len(joined) - cut
+                enough = max(ENOUGH, 2 * size)  # without a cut: not again before there is twice as much
+        if size:
+            yield "".join(held)
+
+    def last(self, text: str) -> int:
+        """The last place of a text where it can be cut, whatever follows; 0 if there is none."""
+        decided = len(text) - self.longest  # what begins here or before would be all there
+        place = self.places and self.places.search(text, 0, max(decided, 0))
+        cut = place.start() if place else 0
+        for token in self.whole.finditer(text) if self.whole else ():
+            if token.start() <= decided:
+                cut = max(cut, token.end())
+        return cut
+
+
+def places_of(split: Split) -> regex.Pattern[str] | None:
+    """What finds the last place where a text can be cut before all of it is there. None for a `Split` of your own."""
+    return _PLACES.get(split.pattern)

@@ -22,9 +22,9 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized")  # of an added token; 
 
 def as_json(vocabulary: Vocabulary, special: SpecialTokens, components: Mapping[str, Any]) -> str:
     """The text of a `tokenizer.json`: the components, and the special tokens with their ids."""
-    names = sorted(special.names, key=vocabulary.id_of)
     added = [
-        {"id": vocabulary.id_of(name), "content": name, "special": True} | dict.fromkeys(FLAGS, False) for name in names
+        {"id": vocabulary.id_of(name), "content": name, "special": name in special.names} | dict.fromkeys(FLAGS, False)
+        for name in sorted((*special.names, *special.always), key=vocabulary.id_of)
     ]
     content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **components}
     return json.dumps(content, ensure_ascii=False, indent=2)

@@ -15,9 +15,10 @@ import unicodedata
 from bisect import bisect_right
 from functools import cache
 
-# Character sets, as they stand between the brackets of a regular expression.
+# Character sets, as they stand between the brackets of a regular expression; WHITESPACE is all its characters.
 CONTROL_SPACES = "\x0b\x0c\x85"  # whitespace that `clean_text` removes as control characters
 SPACES = "\t\n\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+WHITESPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 CJK = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f"
     # BERT's own list has U+2B820 here, the library's U+2B920. We follow the library.

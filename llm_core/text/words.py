@@ -6,8 +6,10 @@ Good for a handful of sentences, where every token should be a word that a reade
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
+from llm_core.text.streaming import AT_SPACES, Cuts
 from llm_core.text.tokenizer import Vocabulary
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -66,6 +68,10 @@ class WordTokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of the words of a text; a word outside the vocabulary becomes `<unk>`."""
         return [self.vocabulary.ids.get(token, self.unk_id) for token in self.tokens(text)]
+
+    def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
+        """The ids of a text that comes bit by bit, such as an open file: what `encode` gives for all of it, joined."""
+        return chain.from_iterable(map(self.encode, Cuts(AT_SPACES).parts(texts)))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a sequence of ids: spaces between words, none before a punctuation mark.
