@@ -25,12 +25,17 @@ from typing import Literal
 
 from llm_core.files import write_whole
 from llm_core.text import bpe_json, tokenizer_json
+from llm_core.text.bpe_characters import Characters
 from llm_core.text.bpe_merging import LONG, Joints, merge, merge_long
 from llm_core.text.bpe_training import Ties, learn_merges, smallest_ids
 from llm_core.text.byte_alphabet import ALPHABET, CHARACTER, from_alphabet, in_alphabet, utf8
+from llm_core.text.decoders import Decoder, as_text
+from llm_core.text.framing import PLAIN_FRAMING, Framing
+from llm_core.text.normalisers import Normaliser
+from llm_core.text.pretokenisers import PreTokeniser
 from llm_core.text.pretokenize import GPT2, Split
 from llm_core.text.remembered import Remembered
-from llm_core.text.special import SpecialTokens
+from llm_core.text.special import AddedToken, SpecialTokens
 from llm_core.text.streaming import Cuts, places_of
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 
@@ -51,6 +56,11 @@ class BPETokenizer:
             <think>. They are found whatever `allowed_special` says, and decoding keeps them.
         ignore_merges: a piece that is a token as a whole becomes that token, whether merges lead to it or not. So it
             is in tiktoken and in Llama 3.
+        normaliser: what is done to a text before it is cut, one of `normalisers`; None: nothing.
+        characters: what a piece becomes where characters are merged, not bytes (Llama 2, Mistral). Then tokens are
+            not written in GPT-2's alphabet, and `decoder` makes text of them.
+        decoder: one of `decoders`, for characters; None: tokens with spaces between them.
+        framing: the special tokens around a text, the most ids, and what fills them up.
 
     Raises:
         ValueError: an id is given twice or is negative, a merge needs a token that is missing, a token cannot be read
@@ -68,25 +78,35 @@ class BPETokenizer:
         vocabulary: Vocabulary | Mapping[str, int],
         merges: Iterable[tuple[str, str]] = (),
         *,
-        split: Split = GPT2,
-        special_tokens: Iterable[str] = (),
-        added_tokens: Iterable[str] = (),
+        split: PreTokeniser = GPT2,
+        special_tokens: Iterable[str | AddedToken] = (),
+        added_tokens: Iterable[str | AddedToken] = (),
         ignore_merges: bool = False,
+        normaliser: Normaliser | None = None,
+        characters: Characters | None = None,
+        decoder: Decoder | None = None,
+        framing: Framing = PLAIN_FRAMING,
     ) -> None:
         self.vocabulary = Vocabulary(vocabulary)
         self.merges = list(merges)
         self.split = split
         self.ignore_merges = ignore_merges
-        self.special_tokens = _special_ids(special_tokens, self.vocabulary.ids)
-        self.added_tokens = _special_ids(added_tokens, self.vocabulary.ids)
+        self.normaliser = normaliser
+        self.characters = characters
+        self.decoder = decoder
+        self.framing = framing
+        special_tokens, added_tokens = _listed(special_tokens), _listed(added_tokens)
+        by_bytes = characters is None
+        self.special_tokens = _special_ids(special_tokens, self.vocabulary.ids, by_bytes)
+        self.added_tokens = _special_ids(added_tokens, self.vocabulary.ids, by_bytes)
         both = self.special_tokens.keys() & self.added_tokens
         if both:
             raise ValueError(f"a token is special, or text that was added: {min(both)!r} cannot be both")
-        self._special = SpecialTokens(self.special_tokens, always=self.added_tokens)
+        self._special = SpecialTokens(special_tokens, always=added_tokens, normalise=normaliser)
         self._whole = self.special_tokens | self.added_tokens
-        self._bytes = _bytes_of_ids(self.vocabulary, self._whole)
+        self._bytes = _bytes_of_ids(self.vocabulary, self._whole) if by_bytes else {}
         self._byte_ids = [self.vocabulary.ids.get(CHARACTER[byte], -1) for byte in range(256)]
-        self._ranks, self._merged = _ranks_of_merges(self.merges, self.vocabulary.ids)
+        self._ranks, self._merged = _ranks_of_merges(self.merges, self.vocabulary.ids, characters or Characters())
         self._pieces = Remembered(self._encode_piece, size=CACHE_SIZE, longest=LONG - 1)
         self._parts = Remembered(self._encode_part, size=CACHE_SIZE, longest=LONG - 1)
 
@@ -170,8 +190,13 @@ class BPETokenizer:
         of it. A token of which they leave more is only reached where it is a piece as a whole.
 
         Raises:
-            ValueError: as for the class.
+            ValueError: as for the class, or the pattern means one thing in tiktoken and another in a tokenizer.json.
         """
+        if split.oniguruma_only:
+            raise ValueError(
+                f"the split pattern {split.pattern!r} holds {split.oniguruma_only[0]!r}, which means something else in "
+                "tiktoken than in a tokenizer.json: write it with atomic groups, (?>...)"
+            )
         strings = {id_: in_alphabet(token) for token, id_ in ranks.items()}
         byte_ids = [ranks.get(bytes([byte]), -1) for byte in range(256)]
         pairs: dict[tuple[int, int], int] = {}
@@ -190,23 +215,35 @@ class BPETokenizer:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> BPETokenizer:
+    def from_json(cls, text: str, *, ignore: Collection[str] = ()) -> BPETokenizer:
         """The tokenizer that a `tokenizer.json` describes, as the package tokenizers writes it.
 
+        Args:
+            text: what the file holds.
+            ignore: "truncation" or "padding", to leave out what the file says about the length of an input.
+
         Raises:
-            ValueError: it is no byte-level BPE, or asks for something that this class does not do. The message names
-                the component.
+            ValueError: it is no BPE, or asks for something that this class does not do. The message names it.
         """
-        return cls(**bpe_json.read(text))
+        return cls(**bpe_json.read(text, ignore))
 
     @classmethod
-    def load(cls, path: str | Path) -> BPETokenizer:
-        """Read a `tokenizer.json`. Errors are those of `from_json`, and OSError."""
-        return tokenizer_json.load(path, cls.from_json)
+    def load(cls, path: str | Path, *, ignore: Collection[str] = ()) -> BPETokenizer:
+        """Read a `tokenizer.json`. Arguments and errors are those of `from_json`, and OSError."""
+        return tokenizer_json.load(path, partial(cls.from_json, ignore=ignore))
 
     def to_json(self) -> str:
         """What a `tokenizer.json` of this tokenizer holds: the package tokenizers gives the same ids with it."""
-        return bpe_json.write(self.vocabulary, self.merges, self.split, self._special, self.ignore_merges)
+        parts = bpe_json.write(
+            self.vocabulary,
+            self.merges,
+            self.split,
+            self.ignore_merges,
+            self.normaliser,
+            self.characters,
+            self.decoder,
+        )
+        return tokenizer_json.as_json(self.vocabulary, self._special, parts, self.framing)
 
     def save(self, path: str | Path) -> Path:
         """Write a `tokenizer.json`; returns its path. A file of that name is replaced once the new one is complete."""
@@ -217,7 +254,13 @@ class BPETokenizer:
         """The largest id and one; gaps between the ids are counted."""
         return self.vocabulary.size
 
-    def encode(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[int]:
+    def encode(
+        self,
+        text: str,
+        *,
+        allowed_special: Collection[str] | Literal["all"] = "all",
+        add_special_tokens: bool = False,
+    ) -> list[int]:
         """The ids of a text.
 
         Args:
@@ -225,18 +268,38 @@ class BPETokenizer:
             allowed_special: the special tokens that may be found in the text; "all" is what the package tokenizers
                 does. Text from strangers is safe with (): then "<|im_start|>" is ten harmless characters or so, and
                 nobody can begin a new turn with it.
+            add_special_tokens: whether those of `framing` are put around it, such as Llama 3's <|begin_of_text|>.
 
         Raises:
             UnknownTokenError: a byte of the text is not in the vocabulary. With all 256 bytes there, it cannot happen.
             ValueError: the text holds half a surrogate pair, which has no bytes in UTF-8, or allowed_special names
                 something that is no special token.
         """
-        first, *rest = self._special.split(text, allowed_special)
-        ids = self._encode_text(first)
-        for token, part in zip(rest[::2], rest[1::2], strict=True):
-            ids.append(self._whole[token])
-            ids += self._encode_text(part)
-        return ids
+        ids = self._ids(text, allowed_special)
+        return self.framing.ids(ids, add_special_tokens=add_special_tokens)
+
+    def encode_pair(
+        self,
+        first: str,
+        second: str | None = None,
+        *,
+        max_length: int | None = None,
+        allowed_special: Collection[str] | Literal["all"] = "all",
+    ) -> tuple[list[int], list[int]]:
+        """What a model reads for one text or two: the ids, with the special tokens of `framing`, and their segments.
+
+        Args:
+            first: a text.
+            second: another; None: there is one.
+            max_length: the most ids, in place of what `framing` says: what is too much goes as in `truncate_pair`.
+            allowed_special: see `encode`.
+
+        Raises:
+            ValueError: not even the special tokens fit into max_length, or as for `encode`.
+        """
+        ids = self._ids(first, allowed_special)
+        more = None if second is None else self._ids(second, allowed_special)
+        return self.framing.limited_to(max_length).frame(ids, more, add_special_tokens=True)
 
     def encode_iterable(
         self, texts: Iterable[str], *, allowed_special: Collection[str] | Literal["all"] = "all"
@@ -245,7 +308,8 @@ class BPETokenizer:
 
         Where the bits begin and end makes no difference; a word or a special token may be cut in two. Ids come as soon
         as nothing that follows can change them, and no more of the text is kept than that takes: some thousand
-        characters, or the longest run without a word boundary. With a `Split` of your own that is the whole text.
+        characters, or the longest run without a word boundary. With a `Split` of your own, a normaliser, or tokens that
+        take the spaces beside them, that is the whole text.
 
         Args:
             texts: the bits of one text. Texts that do not belong together are encoded one by one.
@@ -256,9 +320,11 @@ class BPETokenizer:
         """
         if isinstance(texts, str):
             raise ValueError("give a list of texts or an open file: one string is encoded by `encode`")
+        encode = partial(self.encode, allowed_special=allowed_special)
+        if not (isinstance(self.split, Split) and self._special.as_they_stand and self.framing.only_adds):
+            return iter(encode("".join(texts)))
         special = self._special.pattern(allowed_special)
         cuts = Cuts(places_of(self.split), special, longest=max(map(len, self._whole), default=0))
-        encode = partial(self.encode, allowed_special=allowed_special)
         return chain.from_iterable(map(encode, cuts.parts(texts)))
 
     def with_special_tokens(self, special_tokens: Iterable[str]) -> BPETokenizer:
@@ -279,13 +345,18 @@ class BPETokenizer:
             raise ValueError(f"give a list of special tokens: got one string, {special_tokens!r}")
         names = dict.fromkeys((*self.special_tokens, *special_tokens))
         new = [name for name in names if name not in self.vocabulary]
+        found = self._special.tokens
         return BPETokenizer(
             self.vocabulary.ids | {name: self.vocab_size + i for i, name in enumerate(new)},
             self.merges,
             split=self.split,
-            special_tokens=names,
-            added_tokens=[name for name in self.added_tokens if name not in names],
+            special_tokens=[found[name] if name in self.special_tokens else name for name in names],
+            added_tokens=[found[name] for name in self.added_tokens if name not in names],
             ignore_merges=self.ignore_merges,
+            normaliser=self.normaliser,
+            characters=self.characters,
+            decoder=self.decoder,
+            framing=self.framing,
         )
 
     def tokens(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[str]:
@@ -300,23 +371,37 @@ class BPETokenizer:
         Raises:
             UnknownTokenError: there is no token with such an id.
         """
+        if self.characters is not None:
+            return as_text(self.vocabulary.tokens_of(self._decoded(ids, skip_special_tokens)), self.decoder)
         return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> bytes:
-        """The bytes of a sequence of ids, exactly. Arguments and errors are those of `decode`."""
-        numbers = list(ids)
-        if skip_special_tokens:
-            special = set(self.special_tokens.values())
-            numbers = [id_ for id_ in numbers if id_ not in special]
+        """The bytes of a sequence of ids, exactly; of characters, those of their text. Otherwise as `decode`."""
+        if self.characters is not None:
+            return self.decode(ids, skip_special_tokens=skip_special_tokens).encode()
+        numbers = self._decoded(ids, skip_special_tokens)
         try:
             return b"".join(map(self._bytes.__getitem__, numbers))
         except KeyError as error:
             raise self.vocabulary.unknown(error.args[0]) from None
 
-    def _encode_text(self, text: str) -> list[int]:
-        return list(chain.from_iterable(map(self._pieces.__getitem__, self.split(text))))
+    def _decoded(self, ids: Iterable[int], skip_special_tokens: bool) -> list[int]:
+        special = set(self.special_tokens.values()) if skip_special_tokens else ()
+        return [id_ for id_ in ids if id_ not in special]
+
+    def _ids(self, text: str, allowed_special: Collection[str] | Literal["all"]) -> list[int]:
+        ids: list[int] = []
+        for i, part in enumerate(self._special.split(text, allowed_special)):
+            if i % 2:  # plain and special parts in turn
+                ids.append(self._whole[part])
+            else:
+                pieces = self.split(part, i == 0) if part else ()
+                ids += chain.from_iterable(map(self._pieces.__getitem__, pieces))
+        return ids
 
     def _encode_piece(self, piece: str) -> Iterable[int]:
+        if self.characters is not None:
+            return self._encode_characters(piece, self.characters)
         if self.ignore_merges:
             token = in_alphabet(utf8(piece))
             if token in self.vocabulary and token not in self._whole:
@@ -335,22 +420,35 @@ class BPETokenizer:
             )
         return (merge_long if len(ids) >= LONG else merge)(ids, self._ranks, self._merged)
 
+    def _encode_characters(self, piece: str, characters: Characters) -> list[int]:
+        if self.ignore_merges and piece in self.vocabulary and piece not in self._whole:
+            return [self.vocabulary.ids[piece]]
+        ids = characters.ids(piece, self.vocabulary.ids)
+        return (merge_long if len(ids) >= LONG else merge)(ids, self._ranks, self._merged)
+
     @cached_property
     def _joints(self) -> Joints:
         return Joints(self._bytes.values())
 
 
-def _special_ids(special_tokens: Iterable[str], vocabulary: Mapping[str, int]) -> dict[str, int]:
-    if isinstance(special_tokens, str):
-        raise ValueError(f"give a list of special tokens: got one string, {special_tokens!r}")
+def _listed(tokens: Iterable[str | AddedToken]) -> list[str | AddedToken]:
+    if isinstance(tokens, str):
+        raise ValueError(f"give a list of special tokens: got one string, {tokens!r}")
+    return list(tokens)
+
+
+def _special_ids(
+    special_tokens: Iterable[str | AddedToken], vocabulary: Mapping[str, int], by_bytes: bool = True
+) -> dict[str, int]:
     ids: dict[str, int] = {}
-    for token in special_tokens:
+    for one in _listed(special_tokens):
+        token = one if isinstance(one, str) else one.content
         if token in ids:
             raise ValueError(f"each special token may be given once: got {token!r} more than once")
         if token not in vocabulary:
             raise ValueError(f"the special token {token!r} is not in the vocabulary: give it an id there")
         # In the alphabet "é" is the byte 0xE9. A token that is both could not be decoded.
-        if not token or (set(token) <= set(ALPHABET) and (len(token) == 1 or not token.isascii())):
+        if by_bytes and (not token or (set(token) <= set(ALPHABET) and (len(token) == 1 or not token.isascii()))):
             raise ValueError(f"the special token {token!r} could be taken for bytes: give a longer one, <|{token}|>")
         ids[token] = vocabulary[token]
     return ids
@@ -369,17 +467,18 @@ def _bytes_of_ids(vocabulary: Vocabulary, special_tokens: Mapping[str, int]) -> 
 
 
 def _ranks_of_merges(
-    merges: Sequence[tuple[str, str]], ids: Mapping[str, int]
+    merges: Sequence[tuple[str, str]], ids: Mapping[str, int], characters: Characters
 ) -> tuple[dict[tuple[int, int], int], list[int]]:
     """Pair of ids -> rank, and rank -> id of what the pair becomes."""
     ranks: dict[tuple[int, int], int] = {}
     merged: list[int] = []
     for rank, (left, right) in enumerate(merges):
-        for token in (left, right, left + right):
+        joined = characters.joined(left, right)
+        for token in (left, right, joined):
             if token not in ids:
                 raise ValueError(
                     f"the merge of {left!r} and {right!r} needs the token {token!r}: add it to the vocabulary"
                 )
         ranks[ids[left], ids[right]] = rank
-        merged.append(ids[left + right])
+        merged.append(ids[joined])
     return ranks, merged

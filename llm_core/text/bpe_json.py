@@ -1,81 +1,95 @@
-"""`tokenizer.json` of byte-level BPE, both ways: the ways of cutting a text, the vocabulary and the merges.
+"""`tokenizer.json` of byte-pair encoding, both ways: the ways of cutting a text, the vocabulary and the merges.
 
 Used by `bpe_fast`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
+from llm_core.text import components, decoders, pretokenisers
+from llm_core.text.bpe_characters import Characters
 from llm_core.text.byte_alphabet import ALPHABET
+from llm_core.text.components import refuse
+from llm_core.text.pretokenisers import PreTokeniser
 from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2, O200K, WHITESPACE, WHOLE, Split
-from llm_core.text.special import SpecialTokens
 from llm_core.text.tokenizer import Vocabulary
-from llm_core.text.tokenizer_json import as_json, expect, read_components, reading, type_of, with_added
+from llm_core.text.tokenizer_json import Parts, expect, read_parts
 
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_NO_REGEX = _BYTE_LEVEL | {"use_regex": False}
-_DIGITS = {"type": "Digits", "individual_digits": True}
+_BYTES = pretokenisers.ByteLevel(add_prefix_space=False)
+_NO_REGEX = pretokenisers.ByteLevel(add_prefix_space=False, use_regex=False)
+_DIGITS = pretokenisers.Digits(individual_digits=True)
 _KNOWN = {split.pattern: split for split in (CL100K, O200K, WHITESPACE)}
+_BEHAVIOURS = {ours: theirs for theirs, ours in pretokenisers.BEHAVIOURS.items()}
 
 
 def write(
     vocabulary: Vocabulary,
-    merges: Sequence[tuple[str, str]],
-    split: Split,
-    special: SpecialTokens,
+    merges: Iterable[tuple[str, str]],
+    split: PreTokeniser,
     ignore_merges: bool,
-) -> str:
-    """What a `tokenizer.json` of this vocabulary and these merges holds."""
+    normaliser: Any,
+    characters: Characters | None,
+    decoder: Any,
+) -> dict[str, Any]:
+    """The components of a `tokenizer.json` of this vocabulary and these merges."""
+    own = characters or Characters()
     model = {
         "type": "BPE",
         "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
+        "unk_token": own.unk_token,
+        "continuing_subword_prefix": own.continuing_subword_prefix,
+        "end_of_word_suffix": own.end_of_word_suffix,
+        "fuse_unk": own.fuse_unk,
+        "byte_fallback": own.byte_fallback,
         "ignore_merges": ignore_merges,
         "vocab": vocabulary.ids,
-        "merges": merges,
+        "merges": list(merges),
     }
-    components = {
-        "normalizer": None,
-        "pre_tokenizer": _split_as_json(split),
-        "post_processor": None,
-        "decoder": _BYTE_LEVEL,
+    return {
+        "normalizer": components.write(normaliser),
+        "pre_tokenizer": components.write(_component(split, characters is None)),
+        "decoder": components.write(decoders.ByteLevel() if characters is None else decoder),
         "model": model,
     }
-    return as_json(vocabulary, special, components)
 
 
-def read(text: str) -> dict[str, Any]:
+def read(text: str, ignore: Collection[str] = ()) -> dict[str, Any]:
     """The arguments of `BPETokenizer` that a `tokenizer.json` asks for.
 
     Raises:
-        ValueError: it is no byte-level BPE, or asks for something that the class does not do.
+        ValueError: it is no BPE, or asks for something that the class does not do. The message names it.
     """
-    parts, special = read_components(text, model="BPE", normalizer=None, decoder="ByteLevel")
-    with reading("BPE"):
-        model = parts["model"]
-        vocabulary, merges = with_added(model["vocab"], special), list(model["merges"])
-        for name in ("truncation", "padding"):
-            expect(name, parts.get(name), [None])
-        expect("post_processor.type", type_of(parts.get("post_processor")), [None, "ByteLevel"])  # it changes no ids
-        expect("model.dropout", model.get("dropout"), [None, 0.0])
-        expect("model.byte_fallback", model.get("byte_fallback", False), [False])
-        for name in ("continuing_subword_prefix", "end_of_word_suffix"):
-            expect(f"model.{name}", model.get(name), [None, ""])
-        if not vocabulary.keys() >= set(ALPHABET):  # else nothing is ever unknown
-            expect("model.unk_token, in a vocabulary without all 256 bytes,", model.get("unk_token"), [None])
-        return {
-            "vocabulary": vocabulary,
-            "merges": read_merges(merges) if merges and isinstance(merges[0], str) else list(map(tuple, merges)),
-            "split": _split_from_json(parts.get("pre_tokenizer")),
-            "special_tokens": list(special),
-            "ignore_merges": model.get("ignore_merges", False),
-        }
+    parts = read_parts(text, "BPE", ignore)
+    merges = _merges(parts.setting("merges", list))
+    _check_bytes(parts.pre_tokeniser)
+    by_bytes = _ends_in_bytes(parts.pre_tokeniser)
+    characters = Characters(
+        parts.setting("unk_token", str | None, None),
+        parts.setting("fuse_unk", bool, False),
+        parts.setting("byte_fallback", bool, False),
+        parts.setting("continuing_subword_prefix", str | None, None) or None,
+        parts.setting("end_of_word_suffix", str | None, None) or None,
+    )
+    expect("model.dropout", parts.setting("dropout", float | int | None, None), [None, 0])
+    if by_bytes:
+        _expect_bytes(parts, characters)
+    unknown = characters.unk_token
+    if not by_bytes and unknown is not None and unknown not in parts.model["vocab"]:
+        refuse("model.unk_token", "a token of model.vocab", unknown)
+    return {
+        "vocabulary": parts.vocabulary,
+        "merges": merges,
+        "split": _split(parts.pre_tokeniser) if by_bytes else parts.pre_tokeniser or WHOLE,
+        "special_tokens": parts.special,
+        "added_tokens": parts.others,
+        "ignore_merges": parts.setting("ignore_merges", bool, False),
+        "normaliser": parts.normaliser,
+        "characters": None if by_bytes else characters,
+        "decoder": None if by_bytes else parts.decoder,
+        "framing": parts.framing,
+    }
 
 
 def read_merges(lines: Iterable[str]) -> list[tuple[str, str]]:
@@ -95,31 +109,71 @@ def read_merges(lines: Iterable[str]) -> list[tuple[str, str]]:
     return merges
 
 
-def _split_as_json(split: Split) -> dict[str, Any]:
-    if split == GPT2:
-        return _BYTE_LEVEL
-    if split == WHOLE:
-        return _NO_REGEX
-    if split == DIGITS_THEN_GPT2:
-        return {"type": "Sequence", "pretokenizers": [_DIGITS, _BYTE_LEVEL]}
-    pattern = {"type": "Split", "pattern": {"Regex": split.pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [pattern, _NO_REGEX]}
+def _merges(value: list[Any]) -> list[tuple[str, str]]:
+    """Merges are lines in files of before 2024, and pairs since: of one kind in one file."""
+    if value and isinstance(value[0], str):
+        for i, line in enumerate(value):
+            if not isinstance(line, str):
+                refuse(f"model.merges[{i}]", "a line as those before it", line)
+        return read_merges(value)
+    for i, pair in enumerate(value):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(token, str) for token in pair):
+            refuse(f"model.merges[{i}]", "a pair of tokens", pair)
+    return [(left, right) for left, right in value]
 
 
-def _split_from_json(component: Any) -> Split:
-    steps = component["pretokenizers"] if type_of(component) == "Sequence" else [component]
-    expect("pre_tokenizer.type", type_of(steps[-1]), ["ByteLevel"])
-    expect("pre_tokenizer.add_prefix_space", steps[-1]["add_prefix_space"], [False])
-    with_regex = steps[-1].get("use_regex", True)
+# --- bytes ---
+
+
+def _expect_bytes(parts: Parts, characters: Characters) -> None:
+    """What a model of bytes may ask for. Where all 256 bytes are tokens nothing is unknown, whatever the file says."""
+    expect("decoder.type", parts.decoder and type(parts.decoder).__name__, ["ByteLevel"])
+    expect("model.continuing_subword_prefix", characters.continuing_subword_prefix, [None])
+    expect("model.end_of_word_suffix", characters.end_of_word_suffix, [None])
+    if not parts.model["vocab"].keys() >= set(ALPHABET):
+        expect("model.unk_token, in a vocabulary without all 256 bytes,", characters.unk_token, [None])
+        expect("model.byte_fallback, in a vocabulary without all 256 bytes,", characters.byte_fallback, [False])
+
+
+def _steps(component: Any) -> list[Any]:
+    if isinstance(component, pretokenisers.Sequence):
+        return [step for one in component.steps for step in _steps(one)]
+    return [] if component is None else [component]
+
+
+def _ends_in_bytes(component: Any) -> bool:
+    return bool(steps := _steps(component)) and isinstance(steps[-1], pretokenisers.ByteLevel)
+
+
+def _check_bytes(component: Any) -> None:
+    if any(isinstance(step, pretokenisers.ByteLevel) for step in _steps(component)[:-1]):
+        refuse("pre_tokenizer", "a sequence in which ByteLevel comes last", components.write(component))
+
+
+def _split(component: Any) -> PreTokeniser:
+    """The pre-tokeniser of a model of bytes; a single pattern where it can be written so."""
+    steps = _steps(component)
+    last = steps[-1]
+    if last.add_prefix_space:
+        return component
     if len(steps) == 1:
-        return GPT2 if with_regex else WHOLE
-    if len(steps) == 2 and with_regex:
-        expect("pre_tokenizer before ByteLevel with a pattern", steps[0], [_DIGITS])
+        return GPT2 if last.use_regex else WHOLE
+    if len(steps) == 2 and last.use_regex and steps[0] == _DIGITS:
         return DIGITS_THEN_GPT2
-    expect("the number of steps of pre_tokenizer", len(steps), [1, 2])
-    expect("pre_tokenizer before ByteLevel without a pattern", type_of(steps[0]), ["Split"])
-    expect("pre_tokenizer.behavior", steps[0]["behavior"], ["Isolated"])
-    expect("pre_tokenizer.invert", steps[0]["invert"], [False])
-    expect("the kind of pre_tokenizer.pattern", list(steps[0]["pattern"]), [["Regex"]])
-    split = Split(steps[0]["pattern"]["Regex"])
-    return _KNOWN.get(split.pattern, split)
+    if len(steps) == 2 and not last.use_regex and isinstance(steps[0], pretokenisers.Split):
+        split = steps[0].split
+        return _KNOWN.get(split.pattern, split) if split.behaviour == "isolated" and not split.invert else split
+    return component
+
+
+def _component(split: PreTokeniser, by_bytes: bool) -> Any:
+    if not isinstance(split, Split):
+        return split
+    if split == WHOLE:
+        return _NO_REGEX if by_bytes else None
+    if split == GPT2 and by_bytes:
+        return _BYTES
+    if split == DIGITS_THEN_GPT2 and by_bytes:
+        return pretokenisers.Sequence((_DIGITS, _BYTES))
+    pattern = pretokenisers.Split({"Regex": str(split.pattern)}, _BEHAVIOURS[split.behaviour], split.invert)
+    return pretokenisers.Sequence((pattern, _NO_REGEX)) if by_bytes else pattern

@@ -91,7 +91,7 @@ def as_type(value: Any, expected: Any, where: str) -> Any:
         plain = get_origin(option) or option
         if plain is dict and isinstance(value, dict) and all(isinstance(one, str) for one in value.values()):
             return value
-        if plain is type(value) and plain is not dict and not (plain is int and value < 0):
+        if plain is type(value) and plain is not dict and not (plain is int and float not in options and value < 0):
             return value
     names = " or ".join(_NAMES.get(get_origin(option) or option, str(option)) for option in options)
     refuse(where, names, value)
@@ -109,6 +109,7 @@ def refuse(where: str, expected: str, value: Any) -> NoReturn:
 _NAMES = {
     bool: "true or false",
     int: "a whole number, 0 or more",
+    float: "a number",
     str: "a string",
     dict: "a string for each key",
     type(None): "null",

@@ -12,7 +12,9 @@ Names and fields are those of the file; `components` reads and writes them.
 Source: the package tokenizers, to which the tests hold every one.
 """
 
-from __future__ import annotations  # ruff: noqa: D102: a class says what its call does
+# A class says what its call does.
+# ruff: noqa: D102
+from __future__ import annotations
 
 import re
 from collections.abc import Callable
@@ -30,7 +32,12 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 def as_text(tokens: list[str], decoder: Decoder | None) -> str:
     """The text of some tokens. Where there is no decoder, they stand with spaces between them."""
-    return " ".join(tokens) if decoder is None else "".join(decoder(tokens))
+    return "".join((decoder or with_spaces)(tokens))
+
+
+def with_spaces(tokens: list[str]) -> list[str]:
+    """What is done where a file has no decoder: a space between two tokens."""
+    return [" ".join(tokens)]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ Source: the package tokenizers, to which the tests hold everything here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llm_core.text.wordpiece_matching import truncate_pair
@@ -44,6 +43,12 @@ class Template:
 
 
 PLAIN = Template()
+
+
+def bert_template(cls: int, sep: int) -> Template:
+    """`[CLS] A [SEP]`, and `[CLS] A [SEP] B [SEP]` with the second text in segment 1."""
+    begin, end = ((cls,), 0), ((sep,), 0)
+    return Template((begin, ("A", 0), end), (begin, ("A", 0), end, ("B", 1), ((sep,), 1)))
 
 
 @dataclass(frozen=True)
@@ -140,25 +145,35 @@ class Framing:
         Raises:
             ValueError: as for `Truncation.cut`.
         """
-        template = self.template if add_special_tokens else PLAIN
+        is_pair = second is not None
         if self.truncation:
-            first, second = self.truncation.cut(first, second, template.added(second is not None))
-        texts = {"A": first, "B": second or []}
-        marked = [
-            (id_, segment)
-            for ids, segment in (template.single if second is None else template.pair)
-            for id_ in _ids(ids, texts)
-        ]
+            added = self.template.added(is_pair) if add_special_tokens else 0
+            first, second = self.truncation.cut(first, second, added)
+        marked: Marked = []
+        for ids, segment in self.template.pair if is_pair else self.template.single:
+            if isinstance(ids, str):
+                marked += [(id_, segment) for id_ in (first if ids == "A" else second or [])]
+            elif add_special_tokens:
+                marked += [(id_, segment) for id_ in ids]
         if self.padding:
             marked = self.padding.fill(marked)
         return [id_ for id_, _ in marked], [segment for _, segment in marked]
 
     def ids(self, ids: list[int], *, add_special_tokens: bool) -> list[int]:
         """The ids that a model reads for a text."""
-        if not (add_special_tokens or self.truncation or self.padding):
+        if self.only_adds and not add_special_tokens:
             return ids
         return self.frame(ids, add_special_tokens=add_special_tokens)[0]
 
+    def limited_to(self, max_length: int | None) -> Framing:
+        """This with another longest length; None: as it is."""
+        return self if max_length is None else replace(self, truncation=Truncation(max_length))
 
-def _ids(ids: str | tuple[int, ...], texts: dict[str, list[int]]) -> Iterable[int]:
-    return texts[ids] if isinstance(ids, str) else ids
+    @property
+    def only_adds(self) -> bool:
+        """Whether there is nothing to do unless special tokens are asked for."""
+        texts = [ids for ids, _ in self.template.single if isinstance(ids, str)]
+        return texts == ["A"] and self.truncation is None and self.padding is None
+
+
+PLAIN_FRAMING = Framing()

@@ -9,7 +9,9 @@ Names and fields are those of the file; `components` reads and writes them.
 Source: the package tokenizers, to which the tests hold every one.
 """
 
-from __future__ import annotations  # ruff: noqa: D102: a class says what its call does
+# A class says what its call does.
+# ruff: noqa: D102
+from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable

@@ -11,11 +11,13 @@ before the text that is cut: some put a space there, and only there.
 Source: the package tokenizers, to which the tests hold every one.
 """
 
-from __future__ import annotations  # ruff: noqa: D102: a class says what its call does
+# A class says what its call does.
+# ruff: noqa: D102
+from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import regex
 
@@ -25,7 +27,7 @@ from llm_core.text.split_pattern import quoted
 from llm_core.text.unicode_tables import WHITESPACE, is_punctuation
 
 Behavior = Literal["Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"]
-_BEHAVIOURS: dict[str, pretokenize.Behaviour] = {
+BEHAVIOURS: dict[str, pretokenize.Behaviour] = {
     "Isolated": "isolated",
     "Removed": "removed",
     "Contiguous": "contiguous",
@@ -34,6 +36,7 @@ _BEHAVIOURS: dict[str, pretokenize.Behaviour] = {
 }
 
 
+@runtime_checkable
 class PreTokeniser(Protocol):
     """The call shape of all of them, and of `pretokenize.Split`."""
 
@@ -62,16 +65,16 @@ class Split:
     pattern: dict[str, str]
     behavior: Behavior
     invert: bool
-    _split: pretokenize.Split = field(init=False, repr=False, compare=False)
+    split: pretokenize.Split = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         Pattern.of(self.pattern)  # its errors
         pattern = self.pattern["Regex"] if "Regex" in self.pattern else quoted(self.pattern["String"])
-        split = pretokenize.Split(pattern, behaviour=_BEHAVIOURS[self.behavior], invert=self.invert)
-        object.__setattr__(self, "_split", split)
+        split = pretokenize.Split(pattern, behaviour=BEHAVIOURS[self.behavior], invert=self.invert)
+        object.__setattr__(self, "split", split)
 
     def __call__(self, text: str, at_start: bool = True) -> list[str]:
-        return self._split(text)
+        return self.split(text)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class Punctuation:
                 joined[-1] = (joined[-1][0] + character, False)
             else:
                 joined.append((character, is_mark))
-        return pretokenize.merged(joined, _BEHAVIOURS[self.behavior])
+        return pretokenize.merged(joined, BEHAVIOURS[self.behavior])
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class SpecialTokens:
         self._all = self._finders(self.tokens)
 
     def split(self, text: str, allowed: Collection[str] | Literal["all"] = "all") -> list[str]:
-        """The parts of a text: plain, special, plain, special, ..., plain. Plain parts are normalised, and may be empty.
+        """The parts of a text: plain, special, plain, special, ..., plain. Plain ones are normalised, and may be empty.
 
         Args:
             text: any string.
@@ -117,9 +117,7 @@ class SpecialTokens:
 
 
 def _by_name(tokens: Iterable[str | AddedToken]) -> dict[str, AddedToken]:
-    return {
-        token.content: token for token in (AddedToken(one) if isinstance(one, str) else one for one in tokens)
-    }
+    return {token.content: token for token in (AddedToken(one) if isinstance(one, str) else one for one in tokens)}
 
 
 class _Finder:

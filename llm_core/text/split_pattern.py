@@ -136,7 +136,10 @@ class _Reader:
         self.behind = False  # within a lookbehind
 
     def refuse(self, construct: str, why: str) -> NoReturn:
-        raise ValueError(f"the split pattern {self.pattern!r} holds {construct!r}, which {why}")
+        raise ValueError(
+            f"the pattern is no regular expression that is known to mean the same here and in tokenizer.json: it holds "
+            f"{construct!r}, which {why}: got {self.pattern!r}"
+        )
 
     def sees(self, text: str) -> bool:
         return self.pattern.startswith(text, self.at)

@@ -145,4 +145,4 @@ class Cuts:
 
 def places_of(split: Split) -> regex.Pattern[str] | None:
     """What finds the last place where a text can be cut before all of it is there. None for a `Split` of your own."""
-    return _PLACES.get(split.pattern)
+    return _PLACES.get(split.pattern) if split == Split(split.pattern, split.covers) else None

@@ -18,23 +18,24 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal
 
 from llm_core.files import write_whole
-from llm_core.text import normalise, tokenizer_json
+from llm_core.text import components, decoders, pretokenisers, tokenizer_json
+from llm_core.text.decoders import Decoder, as_text, with_spaces
+from llm_core.text.framing import PLAIN_FRAMING, Framing, bert_template
+from llm_core.text.normalisers import BertNormalizer
 from llm_core.text.pretokenize import split_words
 from llm_core.text.remembered import Remembered
-from llm_core.text.special import SpecialTokens
+from llm_core.text.special import AddedToken, SpecialTokens
 from llm_core.text.tokenizer import Vocabulary
 from llm_core.text.unicode_tables import ASCII_PUNCTUATION, CJK, SPACES, is_surrogate
 from llm_core.text.wordpiece import CLS, MASK, PAD, SEP, SPECIAL, UNK
-from llm_core.text.wordpiece_matching import longest_match, truncate_pair
+from llm_core.text.wordpiece_matching import longest_match
 from llm_core.text.wordpiece_training import learn_pieces
-
-# Beginnings of tokens that the library's decoder puts no space before.
-NO_SPACE_BEFORE = (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")
 
 CACHE_SIZE = 2**18  # chunks of text whose ids are remembered; then it begins anew
 LONGEST_CACHED = 100  # characters
@@ -53,9 +54,14 @@ class WordPieceTokenizer:
         continuation: the mark of a piece that goes on.
         max_word_length: a word of more characters is unknown.
         special_tokens: the tokens that a text may name, as in "a [MASK] day"; those of them that are in the vocabulary.
+        added_tokens: tokens that are found in the same way and are text like any other.
+        decoder: how tokens become text, one of `decoders`; None: joined as `continuation` says, and cleaned up.
+        framing: the special tokens around a text, the most ids, and what fills them up; None: `[CLS]` and `[SEP]`,
+            where they are in the vocabulary.
 
     Raises:
-        ValueError: a token stands twice, the ids have holes, or the vocabulary lacks the unknown token.
+        ValueError: a token stands twice, the ids have holes, the vocabulary lacks the unknown token, or a special
+            token is to be looked for in the normalised text.
 
     >>> tokenizer = WordPieceTokenizer(["[UNK]", "[MASK]", "token", "##ize", "##s", "a", "中", "."])
     >>> tokenizer.tokens("Tokenizes a 中文 [MASK].")
@@ -75,7 +81,10 @@ class WordPieceTokenizer:
         unk: str = UNK,
         continuation: str = "##",
         max_word_length: int = 100,
-        special_tokens: Sequence[str] = SPECIAL,
+        special_tokens: Sequence[str | AddedToken] = SPECIAL,
+        added_tokens: Sequence[str | AddedToken] = (),
+        decoder: Decoder | None = None,
+        framing: Framing | None = None,
     ) -> None:
         self.vocabulary = Vocabulary(vocabulary)
         self._ids = self.vocabulary.ids
@@ -91,9 +100,21 @@ class WordPieceTokenizer:
         self.unk = unk
         self.continuation = continuation
         self.max_word_length = max_word_length
+        self._normalise = BertNormalizer(clean_text, split_cjk, strip_accents, lowercase)
         self._longest = max(map(len, self.vocabulary))
-        self.special_tokens = {token: self._ids[token] for token in special_tokens if token in self._ids}
-        self._special = SpecialTokens(self.special_tokens)
+        self._special = SpecialTokens(
+            [token for token in special_tokens if _name(token) in self._ids],
+            always=[token for token in added_tokens if _name(token) in self._ids],
+        )
+        for token in self._special.tokens.values():
+            if token.normalized:
+                raise ValueError(f"normalized must be false: {token.content!r} is looked for in the text as it stands")
+        self.special_tokens = {token: self._ids[token] for token in self._special.names}
+        self.decoder = decoders.WordPiece(continuation) if decoder is None else decoder
+        if framing is None:
+            known = CLS in self._ids and SEP in self._ids
+            framing = Framing(bert_template(self.cls_id, self.sep_id)) if known else PLAIN_FRAMING
+        self.framing = framing
         # Chunks are what may be encoded by itself, whatever stands beside it: words are cut at whitespace, at ASCII
         # punctuation and around Chinese characters in any case.
         alone = ASCII_PUNCTUATION + (CJK if split_cjk else "")
@@ -201,23 +222,25 @@ class WordPieceTokenizer:
 
     # --- text -> ids ---
 
-    def encode(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[int]:
-        """The ids of a text, without `[CLS]` and `[SEP]`.
+    def encode(
+        self,
+        text: str,
+        *,
+        allowed_special: Collection[str] | Literal["all"] = "all",
+        add_special_tokens: bool = False,
+    ) -> list[int]:
+        """The ids of a text.
 
         Args:
             text: any text, also an empty one.
             allowed_special: the special tokens that may be found in the text. With (), "[MASK]" is a word between
                 brackets: for text from strangers.
+            add_special_tokens: whether those of `framing` are put around it, `[CLS]` and `[SEP]` for BERT.
 
         Raises:
             ValueError: allowed_special names something that is no special token.
         """
-        parts = self._special.split(text, allowed_special)
-        ids = self._encode_plain(parts[0])
-        for special, plain in zip(parts[1::2], parts[2::2], strict=True):
-            ids.append(self._ids[special])
-            ids += self._encode_plain(plain)
-        return ids
+        return self.framing.ids(self._text_ids(text, allowed_special), add_special_tokens=add_special_tokens)
 
     def encode_pair(
         self,
@@ -232,49 +255,36 @@ class WordPieceTokenizer:
         Args:
             first: the text of segment 0, which `[CLS]` and the first `[SEP]` belong to.
             second: the text of segment 1, which the last `[SEP]` belongs to.
-            max_length: the most ids; what is too much goes as in `truncate_pair`, off the ends of the texts.
+            max_length: the most ids, in place of what `framing` says; what is too much goes as in `truncate_pair`,
+                off the ends of the texts.
             allowed_special: as in `encode`.
 
         Raises:
             ValueError: not even the special tokens fit into max_length.
         """
-        added = 2 if second is None else 3
-        if max_length is not None and max_length < added:
-            raise ValueError(f"the special tokens alone are {added}: got max_length={max_length}")
-        a, b = (
-            self.encode(first, allowed_special=allowed_special),
-            [] if second is None else self.encode(second, allowed_special=allowed_special),
-        )
-        if max_length is not None:
-            keep_a, keep_b = truncate_pair(len(a), len(b), max_length - added)
-            a, b = a[:keep_a], b[:keep_b]
-        ids = [self.cls_id, *a, self.sep_id]
-        segments = [0] * len(ids)
-        if second is not None:
-            ids += [*b, self.sep_id]
-            segments += [1] * (len(b) + 1)
-        return ids, segments
+        a = self._text_ids(first, allowed_special)
+        b = None if second is None else self._text_ids(second, allowed_special)
+        return self.framing.limited_to(max_length).frame(a, b, add_special_tokens=True)
 
     def encode_with_offsets(
         self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all"
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of a text, and for each where it stands: `text[start:end]`, accents and capitals as they were.
 
-        The ids are those of `encode`. What the normaliser drops at the edge of a token is not in its span.
+        The ids are those of `encode`, before any truncation and padding. What the normaliser drops at the edge of a
+        token is not in its span.
         """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        start = 0
-        for i, part in enumerate(self._special.split(text, allowed_special)):
+        for i, (part, start, stop) in enumerate(self._special.spans(text, allowed_special)):
             if i % 2:  # plain and special parts in turn
                 ids.append(self._ids[part])
-                offsets.append((start, start + len(part)))
+                offsets.append((start, stop))
             else:
                 for word, origin in self._aligned_words(part):
                     for piece, begin, end in self._pieces(word):
                         ids.append(self._ids[piece])
                         offsets.append((start + origin[begin], start + origin[end - 1] + 1))
-            start += len(part)
         return ids, offsets
 
     def tokens(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[str]:
@@ -291,17 +301,11 @@ class WordPieceTokenizer:
 
     def normalise(self, text: str) -> str:
         """What the words are cut from: the text after the normaliser."""
-        if self.clean_text:
-            text = normalise.clean_text(text)
-        if self.split_cjk:
-            text = normalise.space_cjk(text)
-        if self.lowercase if self.strip_accents is None else self.strip_accents:
-            text = normalise.strip_accents(text)
-        return normalise.lowercase(text) if self.lowercase else text
+        return self._normalise(text)
 
     # --- ids -> text ---
 
-    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False, clean_up: bool = True) -> str:
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False, clean_up: bool | None = None) -> str:
         """The text of a sequence of ids: pieces joined to words, words with a space between.
 
         Case, accents, and which spaces there were, do not come back.
@@ -309,40 +313,26 @@ class WordPieceTokenizer:
         Args:
             ids: ids.
             skip_special_tokens: whether special tokens are left out, the unknown one too.
-            clean_up: whether there is no space before . ? ! , and a few English endings that are one token.
+            clean_up: whether there is no space before . ? ! , and a few English endings that are one token; None: as
+                `decoder` says.
 
         Raises:
             UnknownTokenError: an id is outside 0 ... vocab_size - 1.
         """
-        parts: list[str] = []
-        for token in self.vocabulary.tokens_of(ids):
-            if skip_special_tokens and token in self.special_tokens:
-                continue
-            if not parts or (clean_up and token.startswith(NO_SPACE_BEFORE)):
-                parts.append(token)
-            elif token.startswith(self.continuation):
-                parts.append(token.removeprefix(self.continuation))
-            else:
-                parts.append(" " + token)
-        return "".join(parts)
+        tokens = self.vocabulary.tokens_of(ids)
+        if skip_special_tokens:
+            tokens = [token for token in tokens if token not in self.special_tokens]
+        if clean_up is None:
+            return as_text(tokens, self.decoder)
+        return as_text(tokens, decoders.WordPiece(self.continuation, clean_up))
 
     # --- files ---
 
     def to_json(self) -> str:
         """What a `tokenizer.json` of this tokenizer holds: the package tokenizers gives the same ids with it.
 
-        It has that package add `[CLS]` and `[SEP]` if they are in the vocabulary.
+        It has that package add the special tokens of `framing`, `[CLS]` and `[SEP]` for BERT.
         """
-        processor = None
-        if CLS in self._ids and SEP in self._ids:
-            processor = {"type": "BertProcessing", "sep": [SEP, self.sep_id], "cls": [CLS, self.cls_id]}
-        normalizer = {
-            "type": "BertNormalizer",
-            "clean_text": self.clean_text,
-            "handle_chinese_chars": self.split_cjk,
-            "strip_accents": self.strip_accents,
-            "lowercase": self.lowercase,
-        }
         model = {
             "type": "WordPiece",
             "unk_token": self.unk,
@@ -350,37 +340,50 @@ class WordPieceTokenizer:
             "max_input_chars_per_word": self.max_word_length,
             "vocab": self._ids,
         }
-        components = {
-            "normalizer": normalizer,
+        parts = {
+            "normalizer": components.write(self._normalise),
             "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "post_processor": processor,
-            "decoder": {"type": "WordPiece", "prefix": self.continuation, "cleanup": True},
+            "decoder": None if self.decoder is with_spaces else components.write(self.decoder),
             "model": model,
         }
-        return tokenizer_json.as_json(self.vocabulary, self._special, components)
+        return tokenizer_json.as_json(self.vocabulary, self._special, parts, self.framing)
 
     @classmethod
-    def from_json(cls, text: str) -> WordPieceTokenizer:
-        """The tokenizer that a `tokenizer.json` describes. Its truncation, padding and post-processor are not read.
+    def from_json(cls, text: str, *, ignore: Collection[str] = ()) -> WordPieceTokenizer:
+        """The tokenizer that a `tokenizer.json` describes.
+
+        Args:
+            text: what the file holds.
+            ignore: "truncation" or "padding", to leave out what the file says about the length of an input.
 
         Raises:
             ValueError: it is no WordPiece, or asks for something that this class does not do. The message names it.
         """
-        content, special = tokenizer_json.read_components(
-            text, model="WordPiece", normalizer="BertNormalizer", pre_tokenizer="BertPreTokenizer"
-        )
+        parts = tokenizer_json.read_parts(text, "WordPiece", ignore)
+        normaliser = parts.normaliser
+        for name, part, expected in (
+            ("normalizer", normaliser, BertNormalizer),
+            ("pre_tokenizer", parts.pre_tokeniser, pretokenisers.BertPreTokenizer),
+        ):
+            tokenizer_json.expect(f"{name}.type", part and type(part).__name__, [expected.__name__])
+        for token in (*parts.special, *parts.others):
+            tokenizer_json.expect(f"normalized of the added token {token.content!r}", token.normalized, [False])
+        unk = parts.setting("unk_token", str)
+        tokenizer_json.expect("model.unk_token", unk, parts.model["vocab"])
         with tokenizer_json.reading("WordPiece"):
-            model, normalizer = content["model"], content["normalizer"]
             return cls(
-                tokenizer_json.with_added(model["vocab"], special),
-                lowercase=normalizer["lowercase"],
-                strip_accents=normalizer["strip_accents"],
-                split_cjk=normalizer["handle_chinese_chars"],
-                clean_text=normalizer["clean_text"],
-                unk=model["unk_token"],
-                continuation=model["continuing_subword_prefix"],
-                max_word_length=model["max_input_chars_per_word"],
-                special_tokens=list(special),
+                parts.vocabulary,
+                lowercase=normaliser.lowercase,
+                strip_accents=normaliser.strip_accents,
+                split_cjk=normaliser.handle_chinese_chars,
+                clean_text=normaliser.clean_text,
+                unk=unk,
+                continuation=parts.setting("continuing_subword_prefix", str),
+                max_word_length=parts.setting("max_input_chars_per_word", int),
+                special_tokens=parts.special,
+                added_tokens=parts.others,
+                decoder=with_spaces if parts.decoder is None else parts.decoder,
+                framing=parts.framing,
             )
 
     def save(self, path: str | Path) -> Path:
@@ -388,9 +391,9 @@ class WordPieceTokenizer:
         return write_whole(path, self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> WordPieceTokenizer:
-        """Read a `tokenizer.json`. Errors are those of `from_json`, and OSError."""
-        return tokenizer_json.load(path, cls.from_json)
+    def load(cls, path: str | Path, *, ignore: Collection[str] = ()) -> WordPieceTokenizer:
+        """Read a `tokenizer.json`. Arguments and errors are those of `from_json`, and OSError."""
+        return tokenizer_json.load(path, partial(cls.from_json, ignore=ignore))
 
     def save_vocabulary(self, path: str | Path) -> Path:
         """Write BERT's `vocab.txt`, one token a line, in the order of ids; returns its path."""
@@ -404,6 +407,14 @@ class WordPieceTokenizer:
         return cls(lines if lines[-1] else lines[:-1], **options)
 
     # --- inside ---
+
+    def _text_ids(self, text: str, allowed_special: Collection[str] | Literal["all"]) -> list[int]:
+        parts = self._special.split(text, allowed_special)
+        ids = self._encode_plain(parts[0])
+        for special, plain in zip(parts[1::2], parts[2::2], strict=True):
+            ids.append(self._ids[special])
+            ids += self._encode_plain(plain)
+        return ids
 
     def _encode_plain(self, text: str) -> list[int]:
         # A dict, map and chain: no line of Python is run for a chunk that has been met.
@@ -432,3 +443,7 @@ class WordPieceTokenizer:
         lengths = {character: len(self.normalise(character)) for character in set(text)}
         origin = [i for i, character in enumerate(text) for _ in range(lengths[character])]
         return [(normal[start:end], origin[start:end]) for start, end in split_words(normal)]
+
+
+def _name(token: str | AddedToken) -> str:
+    return token if isinstance(token, str) else token.content
