@@ -142,6 +142,9 @@ _NMT |= dict.fromkeys((0x09, 0x0A, 0x0C, 0x0D, 0x1680, *range(0x200B, 0x2010), 0
 _NMT |= dict.fromkeys((0xFEFF, 0xFFFD), " ")
 
 
+TABLE = {"Precompiled": Precompiled, "Nmt": Nmt}
+
+
 def _offset(unit: int) -> int:
     """22 bits, or with bit 9 set 22 bits of which each counts 256."""
     return unit >> 10 << (8 if unit & 1 << 9 else 0)

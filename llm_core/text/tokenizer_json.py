@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm_core.text import components, decoders, framing_json, normalisers, pretokenisers
+from llm_core.text import components, decoders, framing_json, normalisers, precompiled, pretokenisers
 from llm_core.text.components import as_type, read_list, refuse
 from llm_core.text.framing import PLAIN_FRAMING, Framing
 from llm_core.text.special import AddedToken, SpecialTokens
@@ -90,7 +90,11 @@ def read_parts(text: str, model: str, ignore: Collection[str] = ()) -> Parts:
         )
 
 
-_TABLES = {"normalizer": normalisers.TABLE, "pre_tokenizer": pretokenisers.TABLE, "decoder": decoders.TABLE}
+_TABLES = {
+    "normalizer": normalisers.TABLE | precompiled.TABLE,
+    "pre_tokenizer": pretokenisers.TABLE,
+    "decoder": decoders.TABLE,
+}
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -203,7 +202,7 @@ def test_every_entry_of_the_config_is_obeyed_or_refused(saved, tmp_path):
                 continue
             try:
                 theirs, report = their_from(tmp_path)
-            except StrictDataclassFieldValidationError:
+            except Exception:
                 assert key in NO_EFFECT, (key, edit)
                 counts["only ours"] += 1
                 continue

@@ -15,39 +15,13 @@ import pytest
 import sentencepiece
 from corpus import AWKWARD, mixed_text
 from tokenizers import normalizers
+from wire import fields_of
 
 from llm_core.text.precompiled import DoubleArray, Nmt, Precompiled
 
 # How many texts a sweep draws, and what they are made of beside any character: marks, jamo, joiners, line ends.
 TEXTS = 4000
 COMBINING = "\u0301\u0308\u0323\u0327\u3099\u309a\u0489\u093c\u094d\u200d\u200c\ufe0f\u1161\u11a8\r\n\0 \t"
-
-
-def fields_of(message: bytes, wanted: int) -> list[bytes]:
-    """The fields of a number, of those that have a length, in a message of protobuf."""
-    found, at = [], 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            value |= (message[at] & 127) << shift
-            at, shift = at + 1, shift + 7
-            if message[at - 1] < 128:
-                return value
-
-    while at < len(message):
-        key = number()
-        if key & 7 == 2:
-            size = number()
-            if key >> 3 == wanted:
-                found.append(message[at : at + size])
-            at += size
-        elif key & 7 == 0:
-            number()
-        else:
-            at += 4 if key & 7 == 5 else 8
-    return found
 
 
 @cache
