@@ -158,7 +158,7 @@ def test_files_of_before_2024_are_read(tmp_path):
 # --- every entry ---
 
 ABSENT = object()
-# Of these, what the package tokenizers does not read itself (a number of 70 bits, a list as a dict) says the same to us.
+# Of these, what the package tokenizers itself does not read (a number of 70 bits, a list as a dict) is clear to us.
 OF_TYPE_ONLY = {
     "max_length", "Fixed", "pad_id", "pad_type_id", "type_id", "added_tokens", "special_tokens", "replacement", "type",
 }  # fmt: skip
