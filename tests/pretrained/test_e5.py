@@ -211,8 +211,6 @@ def test_ids_are_those_of_tokenizers_with_the_same_pieces(opened, tokenizer):
 
 def test_what_characters_are_replaced_by_is_what_nfkc_says(opened):
     """But for spaces, what has no width, and characters that are younger than the table, of 2018."""
-    import unicodedata
-
     for code, new in opened.replaced.items():
         if new.strip() and unicodedata.category(chr(code)) != "Cn":
             assert unicodedata.normalize("NFKC", new) == unicodedata.normalize("NFKC", chr(code)).replace(
