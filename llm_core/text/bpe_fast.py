@@ -104,7 +104,10 @@ class BPETokenizer:
             raise ValueError(f"a token is special, or text that was added: {min(both)!r} cannot be both")
         self._special = SpecialTokens(special_tokens, always=added_tokens, normalise=normaliser)
         self._whole = self.special_tokens | self.added_tokens
-        self._bytes = _bytes_of_ids(self.vocabulary, self._whole) if by_bytes else {}
+        # A token that is looked for in normalised text is decoded in that form, and is then no special token any more:
+        # so the package tokenizers does it.
+        self._normalised = {self._whole[name]: form for name, form in self._special.normalised.items()}
+        self._bytes = _bytes_of_ids(self.vocabulary, self._whole, self._normalised) if by_bytes else {}
         self._byte_ids = [self.vocabulary.ids.get(CHARACTER[byte], -1) for byte in range(256)]
         self._ranks, self._merged = _ranks_of_merges(self.merges, self.vocabulary.ids, characters or Characters())
         self._pieces = Remembered(self._encode_piece, size=CACHE_SIZE, longest=LONG - 1)
@@ -372,7 +375,10 @@ class BPETokenizer:
             UnknownTokenError: there is no token with such an id.
         """
         if self.characters is not None:
-            return as_text(self.vocabulary.tokens_of(self._decoded(ids, skip_special_tokens)), self.decoder)
+            numbers = self._decoded(ids, skip_special_tokens)
+            tokens = self.vocabulary.tokens_of(numbers)
+            forms = self._normalised
+            return as_text([forms.get(id_, token) for id_, token in zip(numbers, tokens, strict=True)], self.decoder)
         return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> bytes:
@@ -386,7 +392,7 @@ class BPETokenizer:
             raise self.vocabulary.unknown(error.args[0]) from None
 
     def _decoded(self, ids: Iterable[int], skip_special_tokens: bool) -> list[int]:
-        special = set(self.special_tokens.values()) if skip_special_tokens else ()
+        special = set(self.special_tokens.values()) - self._normalised.keys() if skip_special_tokens else ()
         return [id_ for id_ in ids if id_ not in special]
 
     def _ids(self, text: str, allowed_special: Collection[str] | Literal["all"]) -> list[int]:
@@ -454,13 +460,15 @@ def _special_ids(
     return ids
 
 
-def _bytes_of_ids(vocabulary: Vocabulary, special_tokens: Mapping[str, int]) -> dict[int, bytes]:
+def _bytes_of_ids(
+    vocabulary: Vocabulary, special_tokens: Mapping[str, int], normalised: Mapping[int, str]
+) -> dict[int, bytes]:
     raw: dict[int, bytes] = {}
     for token, id_ in vocabulary.ids.items():
         if not token:
             raise ValueError(f"id {id_}: the token '' is not written in the alphabet of bytes: it has no character")
         try:
-            raw[id_] = utf8(token) if token in special_tokens else from_alphabet(token)
+            raw[id_] = utf8(normalised.get(id_, token)) if token in special_tokens else from_alphabet(token)
         except ValueError as error:
             raise ValueError(f"id {id_}: {error}: if it is a special token, name it in special_tokens") from None
     return raw

@@ -17,8 +17,8 @@ from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2, O200K, WHI
 from llm_core.text.tokenizer import Vocabulary
 from llm_core.text.tokenizer_json import Parts, expect, read_parts
 
-_BYTES = pretokenisers.ByteLevel(add_prefix_space=False)
-_NO_REGEX = pretokenisers.ByteLevel(add_prefix_space=False, use_regex=False)
+_BYTES = pretokenisers.ByteLevel(add_prefix_space=False, trim_offsets=True)
+_NO_REGEX = pretokenisers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False)
 _DIGITS = pretokenisers.Digits(individual_digits=True)
 _KNOWN = {split.pattern: split for split in (CL100K, O200K, WHITESPACE)}
 _BEHAVIOURS = {ours: theirs for theirs, ours in pretokenisers.BEHAVIOURS.items()}
@@ -50,7 +50,9 @@ def write(
     return {
         "normalizer": components.write(normaliser),
         "pre_tokenizer": components.write(_component(split, characters is None)),
-        "decoder": components.write(decoders.ByteLevel() if characters is None else decoder),
+        "decoder": components.write(
+            decoders.ByteLevel(add_prefix_space=False, trim_offsets=True) if characters is None else decoder
+        ),
         "model": model,
     }
 
@@ -72,6 +74,21 @@ def read(text: str, ignore: Collection[str] = ()) -> dict[str, Any]:
         parts.setting("continuing_subword_prefix", str | None, None) or None,
         parts.setting("end_of_word_suffix", str | None, None) or None,
     )
+    prefix = characters.continuing_subword_prefix or ""
+    for i, (left, right) in enumerate(merges):
+        if not right.startswith(prefix):
+            refuse(
+                f"model.merges[{i}]",
+                f"a pair whose second begins with continuing_subword_prefix, {prefix!r}",
+                [left, right],
+            )
+        for token in (left, right, characters.joined(left, right)):
+            if token not in parts.vocabulary:
+                refuse(
+                    f"model.merges[{i}]",
+                    f"of tokens that are in model.vocab, and make one: not {token!r}",
+                    [left, right],
+                )
     expect("model.dropout", parts.setting("dropout", float | int | None, None), [None, 0])
     if by_bytes:
         _expect_bytes(parts, characters)

@@ -12,6 +12,7 @@ import json
 import types
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 Table = Mapping[str, type]
@@ -36,7 +37,7 @@ def read(value: Any, where: str, table: Table, known: Collection[str] | None = N
     if not isinstance(name, str) or name not in known:
         refuse(f"{where}.type", " or ".join(json.dumps(one) for one in known), name)
     cls = table[name]
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     given: dict[str, Any] = {}
     for field in fields(cls):
         if not field.init:
@@ -106,6 +107,7 @@ def refuse(where: str, expected: str, value: Any) -> NoReturn:
     )
 
 
+_hints = cache(get_type_hints)
 _NAMES = {
     bool: "true or false",
     int: "a whole number, 0 or more",

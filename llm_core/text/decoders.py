@@ -44,8 +44,8 @@ def with_spaces(tokens: list[str]) -> list[str]:
 class ByteLevel:
     """Tokens in GPT-2's alphabet to bytes, and bytes to text. Tokens with other characters are text already."""
 
-    add_prefix_space: bool = True
-    trim_offsets: bool = True
+    add_prefix_space: bool
+    trim_offsets: bool
     use_regex: bool = True
 
     def __call__(self, tokens: list[str]) -> list[str]:
@@ -56,12 +56,12 @@ class ByteLevel:
 class WordPiece:
     """A space before each token that does not go on; with `cleanup`, none before punctuation and English endings.
 
-    >>> as_text(["do", "##n", "'", "t", "go", "."], WordPiece())
+    >>> as_text(["do", "##n", "'", "t", "go", "."], WordPiece("##", cleanup=True))
     "don ' t go."
     """
 
-    prefix: str = "##"
-    cleanup: bool = True
+    prefix: str
+    cleanup: bool
 
     def __call__(self, tokens: list[str]) -> list[str]:
         texts = tokens[:1]
@@ -74,7 +74,7 @@ class WordPiece:
 class Metaspace:
     """A space for each ▁, but none for those of the first token where a text begins with one anyway."""
 
-    replacement: str = "▁"
+    replacement: str
     prepend_scheme: Literal["first", "never", "always"] = "always"
     split: bool = True
 
@@ -87,7 +87,7 @@ class Metaspace:
 class BPEDecoder:
     """A space for each mark of a word's end, but none for that of the last token."""
 
-    suffix: str = "</w>"
+    suffix: str
 
     def __call__(self, tokens: list[str]) -> list[str]:
         last = len(tokens) - 1

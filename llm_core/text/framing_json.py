@@ -18,11 +18,13 @@ def read(content: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Framing:
     Raises:
         ValueError: a component is not supported or broken. The message names it.
     """
-    return Framing(
-        _template(content.get("post_processor"), "post_processor", set(vocabulary.values())),
-        _truncation(content.get("truncation")),
-        _padding(content.get("padding")),
-    )
+    template = _template(content.get("post_processor"), "post_processor", set(vocabulary.values()))
+    truncation = _truncation(content.get("truncation"))
+    if truncation and truncation.stride:
+        room = truncation.max_length - max(template.added(is_pair=False), template.added(is_pair=True))
+        if truncation.stride >= room:
+            refuse("truncation.stride", f"less than the room for a text, {room}", truncation.stride)
+    return Framing(template, truncation, _padding(content.get("padding")))
 
 
 def write(framing: Framing, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -57,11 +59,14 @@ def _template(value: Any, where: str, known: set[int]) -> Template:
         return PLAIN
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "ByteLevel":  # it moves offsets, and no ids
-        for key in ("add_prefix_space", "trim_offsets", "use_regex"):
-            as_type(value.get(key, True), bool, f"{where}.{key}")
+        for key in ("add_prefix_space", "trim_offsets"):
+            as_type(value.get(key), bool, f"{where}.{key}")
+        as_type(value.get("use_regex", True), bool, f"{where}.use_regex")
         return PLAIN
     if kind == "Sequence":
         steps = read_list(value.get("processors"), f"{where}.processors")
+        if None in steps:
+            refuse(f"{where}.processors[{steps.index(None)}]", "a component with a type", None)
         templates = [_template(step, f"{where}.processors[{i}]", known) for i, step in enumerate(steps)]
         framing = [template for template in templates if template != PLAIN]
         if len(framing) > 1:
@@ -146,8 +151,6 @@ def _truncation(value: Any) -> Truncation | None:
         refuse("truncation", "null, or settings", value)
     longest = as_type(value.get("max_length"), int, "truncation.max_length")
     stride = as_type(value.get("stride"), int, "truncation.stride")
-    if stride and stride >= longest:
-        refuse("truncation.stride", f"less than max_length, {longest}", stride)
     return Truncation(
         longest,
         as_type(value.get("strategy"), Literal["LongestFirst", "OnlyFirst"], "truncation.strategy"),

@@ -48,8 +48,8 @@ class PreTokeniser(Protocol):
 class ByteLevel:
     """A space before the text, if asked for, and GPT-2's pattern, if asked for."""
 
-    add_prefix_space: bool = True
-    trim_offsets: bool = True
+    add_prefix_space: bool
+    trim_offsets: bool
     use_regex: bool = True
 
     def __call__(self, text: str, at_start: bool = True) -> list[str]:
@@ -81,11 +81,11 @@ class Split:
 class Digits:
     """Numbers by themselves: digit by digit, or all that stand together.
 
-    >>> Digits(individual_digits=True)("a12b"), Digits()("a12b")
+    >>> Digits(individual_digits=True)("a12b"), Digits(individual_digits=False)("a12b")
     (['a', '1', '2', 'b'], ['a', '12', 'b'])
     """
 
-    individual_digits: bool = False
+    individual_digits: bool
 
     def __call__(self, text: str, at_start: bool = True) -> list[str]:
         return (_DIGIT if self.individual_digits else _NUMBER)(text)
@@ -95,11 +95,11 @@ class Digits:
 class Metaspace:
     """▁ for each space, one before the text if asked for, and a cut before each.
 
-    >>> Metaspace()("to be")
+    >>> Metaspace("▁")("to be")
     ['▁to', '▁be']
     """
 
-    replacement: str = "▁"
+    replacement: str
     prepend_scheme: Literal["first", "never", "always"] = "always"
     split: bool = True
 

@@ -67,6 +67,8 @@ class Pattern:
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Where it matches in a text, one match after the other."""
+        if not text:  # not even a pattern that may be empty matches here: so it is in the package tokenizers
+            return
         if not self.translation.may_be_empty:
             yield from (match.span() for match in self.compiled.finditer(text))
             return

@@ -92,6 +92,13 @@ class SpecialTokens:
         return self._allowed(allowed)[0].pattern
 
     @property
+    def normalised(self) -> dict[str, str]:
+        """The tokens that the normaliser gives another form, with that form."""
+        normalise = self._normalise or str
+        forms = {name: normalise(name) for name, token in self.tokens.items() if token.normalized}
+        return {name: form for name, form in forms.items() if form != name}
+
+    @property
     def as_they_stand(self) -> bool:
         """Whether all are found by their names alone, and a text is not normalised."""
         return self._normalise is None and all(token == AddedToken(name) for name, token in self.tokens.items())

@@ -112,7 +112,7 @@ def quoted(text: str) -> str:
     >>> quoted("a+b")
     'a\\\\+b'
     """
-    return "".join(map(_quoted, text))
+    return re.sub(r"[\\.\[\]()*+?{}^$|]", r"\\\g<0>", text)
 
 
 @dataclass(frozen=True)
@@ -468,4 +468,4 @@ def _quoted_in_class(character: str) -> str:
 
 def _quoted_control(character: str) -> str:
     named = {"\t": r"\t", "\n": r"\n", "\r": r"\r", "\f": r"\f", "\v": r"\v"}
-    return named.get(character) or (character if character.isprintable() else f"\\x{{{ord(character):x}}}")
+    return named.get(character) or (character if character.isprintable() else f"\\U{ord(character):08x}")

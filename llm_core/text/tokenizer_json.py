@@ -68,9 +68,10 @@ def read_parts(text: str, model: str, ignore: Collection[str] = ()) -> Parts:
         expect("model.type", own.get("type", model), [model])  # old files do not name it
         vocabulary = (_numbered if model == "Unigram" else _vocabulary)(own.get("vocab"))
         expect("version", content.get("version"), ["1.0"])
+        tokens = content.get("added_tokens")
         added = [
             _added_token(token, f"added_tokens[{i}]")
-            for i, token in enumerate(read_list(content.get("added_tokens") or [], "added_tokens"))
+            for i, token in enumerate(read_list([] if tokens is None else tokens, "added_tokens"))
         ]
         ids = _with_added(vocabulary, added)
         known = {key: value for key, value in content.items() if key not in ignore}
@@ -109,9 +110,11 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _vocabulary(value: Any) -> dict[str, int]:
     if not isinstance(value, dict):
         raise TypeError("model.vocab must have an id for each token")
+    seen: set[int] = set()
     for token, id_ in value.items():
-        if type(id_) is not int or not 0 <= id_ < 2**32:
-            refuse(f"model.vocab[{token!r}]", "a whole number, 0 or more", id_)
+        if type(id_) is not int or not 0 <= id_ < 2**32 or id_ in seen:
+            refuse(f"model.vocab[{token!r}]", "an id of its own, 0 or more", id_)
+        seen.add(id_)
     return value
 
 
@@ -130,7 +133,7 @@ def _added_token(value: Any, where: str) -> tuple[AddedToken, int, bool]:
     if not isinstance(value, dict):
         refuse(where, "a token with its id", value)
     for key, expected in (("id", int), ("content", str), *((flag, bool) for flag in ("special", *FLAGS))):
-        name = f"{key} of the added token {value.get('content')!r}"
+        name = f"{key} of the added token {value.get('content')!r} ({where})"
         if key not in value:
             refuse(name, "there", None)
         as_type(value[key], expected, name)
@@ -146,12 +149,18 @@ def _with_added(vocabulary: Mapping[str, int], added: Sequence[tuple[AddedToken,
     """
     ids = dict(vocabulary)
     highest = -1
-    for token, id_, _ in added:
-        if token.content in ids and token.content not in vocabulary:
-            refuse(f"the added token {token.content!r}", "there once", id_)
+    seen: set[str] = set()
+    for i, (token, id_, _) in enumerate(added):
+        if not token.content or token.content in seen:
+            refuse(f"the added token added_tokens[{i}]", "a token that is not there yet, and not empty", token.content)
+        seen.add(token.content)
         expected = ids.setdefault(token.content, max(len(vocabulary), highest + 1))
         if id_ != expected:
-            refuse(f"the id of the added token {token.content!r}", str(expected), id_)
+            refuse(
+                f"the id of the added token {token.content!r} (added_tokens[{i}])",
+                f"{expected}, as model.vocab is",
+                id_,
+            )
         highest = max(highest, id_)
     return ids
 

@@ -110,7 +110,7 @@ class WordPieceTokenizer:
             if token.normalized:
                 raise ValueError(f"normalized must be false: {token.content!r} is looked for in the text as it stands")
         self.special_tokens = {token: self._ids[token] for token in self._special.names}
-        self.decoder = decoders.WordPiece(continuation) if decoder is None else decoder
+        self.decoder = decoders.WordPiece(continuation, cleanup=True) if decoder is None else decoder
         if framing is None:
             known = CLS in self._ids and SEP in self._ids
             framing = Framing(bert_template(self.cls_id, self.sep_id)) if known else PLAIN_FRAMING
@@ -369,7 +369,8 @@ class WordPieceTokenizer:
         for token in (*parts.special, *parts.others):
             tokenizer_json.expect(f"normalized of the added token {token.content!r}", token.normalized, [False])
         unk = parts.setting("unk_token", str)
-        tokenizer_json.expect("model.unk_token", unk, parts.model["vocab"])
+        if unk not in parts.model["vocab"]:
+            components.refuse("model.unk_token", "a token of model.vocab", unk)
         with tokenizer_json.reading("WordPiece"):
             return cls(
                 parts.vocabulary,
