@@ -91,7 +91,7 @@ def read_parts(text: str, model: str, ignore: Collection[str] = ()) -> Parts:
         )
 
 
-_TABLES = {
+_TABLES: dict[str, components.Table] = {
     "normalizer": normalisers.TABLE | precompiled.TABLE,
     "pre_tokenizer": pretokenisers.TABLE,
     "decoder": decoders.TABLE,
