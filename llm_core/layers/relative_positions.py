@@ -49,6 +49,17 @@ def relative_buckets(
     return first + torch.where(far < exact, far, shared.clamp(max=n_buckets - 1))
 
 
+def check_buckets(n_buckets: int, max_distance: int, *, both_ways: bool) -> None:
+    """Raise a ValueError if there are too few buckets, or max_distance lies within those that have one each."""
+    if n_buckets < (4 if both_ways else 2):
+        raise ValueError(f"two buckets a direction are the fewest: got n_buckets={n_buckets}, both_ways={both_ways}")
+    exact = n_buckets // 4 if both_ways else n_buckets // 2
+    if max_distance <= exact:
+        raise ValueError(
+            f"the first {exact} distances have a bucket each, so max_distance must be greater: got {max_distance}"
+        )
+
+
 class RelativePositions(nn.Module):
     """A learned number for each bucket and head, added to the scores: (T, S) -> (H, T, S).
 
@@ -67,15 +78,7 @@ class RelativePositions(nn.Module):
         super().__init__()
         if n_heads < 1:
             raise ValueError(f"relative positions need at least one head: got n_heads={n_heads}")
-        if n_buckets < (4 if both_ways else 2):
-            raise ValueError(
-                f"two buckets a direction are the fewest: got n_buckets={n_buckets}, both_ways={both_ways}"
-            )
-        exact = n_buckets // 4 if both_ways else n_buckets // 2
-        if max_distance <= exact:
-            raise ValueError(
-                f"the first {exact} distances have a bucket each, so max_distance must be greater: got {max_distance}"
-            )
+        check_buckets(n_buckets, max_distance, both_ways=both_ways)
         self.weight = nn.Parameter(torch.zeros(n_buckets, n_heads))
         self.max_distance, self.both_ways = max_distance, both_ways
 

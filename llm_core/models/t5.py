@@ -32,7 +32,7 @@ from llm_core.layers.embedding import TokenEmbedding
 from llm_core.layers.feedforward import Activation, FeedForward, GatedFeedForward, fused_gelu, fused_gelu_tanh
 from llm_core.layers.masks import causal, padding
 from llm_core.layers.norms import RMSNorm
-from llm_core.layers.relative_positions import RelativePositions
+from llm_core.layers.relative_positions import RelativePositions, check_buckets
 from llm_core.models.encoder_decoder import DecoderCache, GivenSource
 
 # By name, so that a config can be written to a file.
@@ -79,7 +79,7 @@ class T5Config:
         check_sizes(vocab_size=self.vocab_size, context=self.context, n_layers=self.n_layers, n_heads=self.n_heads)
         check_sizes(n_decoder_layers=self.n_decoder_layers, d_model=self.d_model, d_head=self.d_head, d_ff=self.d_ff)
         for both_ways in (True, False):
-            RelativePositions(1, self.n_buckets, self.max_distance, both_ways=both_ways)  # refuses what cannot be
+            check_buckets(self.n_buckets, self.max_distance, both_ways=both_ways)
         if not 0 <= self.pad_id < self.vocab_size:
             raise ValueError(f"pad_id must be a token, 0 ... {self.vocab_size - 1}: got {self.pad_id}")
         check_shares(dropout=self.dropout)

@@ -48,6 +48,8 @@ _ALSO_READ = {
     "tie_word_embeddings",
     "scale_decoder_outputs",
 }
+# Names that transformers takes for some of these. A value under one of them is refused as an entry that is not known.
+_OTHER_NAMES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "head_dim")
 _ACTIVATIONS = {
     "relu": "relu",
     "gelu_new": "gelu_tanh",
@@ -115,9 +117,11 @@ def t5_config(config: Mapping[str, Any], *, tied: bool = True) -> T5Config:
         ValueError: it asks for something that `T5` does not do, by the key and value that ask for it.
     """
     check_config(config, read={*_READ, *_ALSO_READ, *_OF_NO_EFFECT}, fixed=_FIXED)
-    for key in (*_READ, "feed_forward_proj", "dense_act_fn", "is_gated_act", "scale_decoder_outputs"):
+    for key in (*_READ, *_OTHER_NAMES, "feed_forward_proj", "dense_act_fn", "is_gated_act", "scale_decoder_outputs"):
         if key in config and config[key] is None:
             raise ValueError(f'config.json says "{key}": null, and this model needs to know: take the entry out')
+    for key in ("is_encoder_decoder", "is_decoder"):
+        entry(config, key, bool, _FIXED[key])  # 1 is not true there
     said = {ours: entry(config, theirs, kind, default) for theirs, (ours, kind, default) in _READ.items()}
     activation, gated = _feed_forward(config)
     scaled = entry(config, "tie_word_embeddings", bool, True)
@@ -148,12 +152,13 @@ def load_t5(folder: Path | str, *, dtype: torch.dtype | None = torch.float32) ->
     weights = read_weights(folder)
     tied = _HEAD not in weights or _EMBEDDING not in weights or torch.equal(weights[_HEAD], weights[_EMBEDDING])
     config = t5_config(said, tied=tied)
-    with torch.device("meta"):
-        model = T5(config)
-    table = t5_table(config)
     try:
+        _check_layers(config, shapes)
+        with torch.device("meta"):
+            model = T5(config)
+        table = t5_table(config)
         check_shapes(table, model, shapes, may_be_left=(*_COPIES, *_UNREAD, *((_HEAD,) if tied else ())))
-    except ValueError as error:
+    except (ValueError, RuntimeError, TypeError) as error:  # torch's, for sizes that no tensor has
         raise ValueError(f"{error}{_by_config(said)}") from None
     for copy in _COPIES:
         check_tied(weights, _EMBEDDING, copy)
@@ -202,6 +207,14 @@ def _feed_forward(config: Mapping[str, Any]) -> tuple[str, bool]:
             f'config.json says "{key}": "{config[key]}", but this model only does {", ".join(_ACTIVATIONS)}'
         )
     return _ACTIVATIONS[activation], entry(config, "is_gated_act", bool, way == "gated")
+
+
+def _check_layers(config: T5Config, shapes: Mapping[str, Any]) -> None:
+    """Before a model of thousands of layers is built for weights that have six."""
+    for stack, n_layers in (("encoder", config.n_layers), ("decoder", config.n_decoder_layers)):
+        found = {name.split(".")[2] for name in shapes if name.startswith(f"{stack}.block.")}
+        if len(found) != n_layers:
+            raise ValueError(f"the weights have {len(found)} layers of the {stack}, the config says {n_layers}")
 
 
 def _by_config(config: Mapping[str, Any]) -> str:

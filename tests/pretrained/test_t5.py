@@ -149,7 +149,7 @@ def edits(key: str, value: Any) -> list[Any]:
     if isinstance(value, bool):
         found += [not value, 1]
     elif isinstance(value, int):
-        found += [value + 1, value - 1, 2 * value + 4, 0, -1, float(value), True]
+        found += [value + 1, value - 1, 2 * value + 4, 0, -1, float(value), True, 10**9, 2**70]
     elif isinstance(value, float):
         found += [value + 0.25, 10 * value, -1.0, 0, float("nan")]
     elif isinstance(value, str):
@@ -270,7 +270,8 @@ def test_weights_that_are_not_those_of_the_config_are_refused(saved, tmp_path):
     for wrong, message in (
         ({key: value for key, value in tensors.items() if key != name}, f"lacks {name}"),
         ({**tensors, name: torch.zeros(15, 13)}, r"\(15, 13\) among the weights, \(15, 12\) by the config"),
-        ({**tensors, "decoder.block.3.layer.0.SelfAttention.q.weight": torch.zeros(15, 12)}, "has not"),
+        ({**tensors, "decoder.block.3.layer.0.SelfAttention.q.weight": torch.zeros(15, 12)}, "4 layers of the decoder"),
+        ({**tensors, "decoder.block.2.layer.3.q.weight": torch.zeros(15, 12)}, "has not"),
         ({key: value for key, value in tensors.items() if key != "shared.weight"}, r"lacks shared\.weight"),
     ):
         save_file(wrong, tmp_path / "model.safetensors")
