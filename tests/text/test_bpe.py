@@ -527,7 +527,9 @@ REFUSED = {
     "pre_tokenizer.type": _asking(pre_tokenizer=_component(pre_tokenizers.UnicodeScripts())),
     "pattern": _asking(pre_tokenizer=_component(by_regex(r"(?<x>a)\g<x>"))),
     "lstrip of the added token '<m>'": _asking(
-        added_tokens=[{"id": 257, "content": "<m>", "single_word": False, "lstrip": 1, "rstrip": False}]
+        added_tokens=[
+            {"id": 257, "content": "<m>", "special": True, "single_word": False, "lstrip": 1, "rstrip": False}
+        ]
     ),
     "special of the added token '<m>'": _asking(added_tokens=[{"id": 257, "content": "<m>"}]),
     "the id of the added token 'ab'": _asking(
