@@ -114,7 +114,7 @@ def _piece(value: Any, where: str, special: Mapping[str, Any], known: set[int]) 
     ids = tuple(as_type(id_, int, f"{place}.ids") for id_ in read_list(entry.get("ids"), f"{place}.ids"))
     tokens = [as_type(token, str, f"{place}.tokens") for token in read_list(entry.get("tokens"), f"{place}.tokens")]
     if not set(ids) <= known or len(tokens) != len(ids):
-        refuse(f"{place}.ids", "ids of the vocabulary, one for each of its tokens", list(ids))
+        refuse(f"{place}.ids", "ids of model.vocab or added_tokens, one for each of its tokens", list(ids))
     return ids, segment
 
 

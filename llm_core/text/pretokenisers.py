@@ -27,7 +27,7 @@ from llm_core.text.split_pattern import quoted
 from llm_core.text.unicode_tables import WHITESPACE, is_punctuation
 
 Behavior = Literal["Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"]
-BEHAVIOURS: dict[str, pretokenize.Behaviour] = {
+BEHAVIOURS: dict[Behavior, pretokenize.Behaviour] = {
     "Isolated": "isolated",
     "Removed": "removed",
     "Contiguous": "contiguous",

@@ -7,6 +7,7 @@ combination of them; a file that asks for another is refused, and the message na
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
@@ -91,7 +92,7 @@ def read_parts(text: str, model: str, ignore: Collection[str] = ()) -> Parts:
         )
 
 
-_TABLES: dict[str, components.Table] = {
+_TABLES: dict[str, Mapping[str, type]] = {
     "normalizer": normalisers.TABLE | precompiled.TABLE,
     "pre_tokenizer": pretokenisers.TABLE,
     "decoder": decoders.TABLE,
@@ -101,8 +102,7 @@ _TABLES: dict[str, components.Table] = {
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice!r} stands in this tokenizer.json more than once in one place")
     return content
 
@@ -238,7 +238,7 @@ def reading(model: str) -> Iterator[None]:
     """Turn what goes wrong with the content of a file into a ValueError that says what the file is not."""
     try:
         yield
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"this is no tokenizer.json with a {model} model: {type(error).__name__}: {error}") from None
 
 

@@ -6,6 +6,7 @@ The forms are those of the files of these models; the vocabularies are trained o
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -112,8 +113,8 @@ def roberta() -> Tokenizer:
     return tokenizer
 
 
-def _characters(size: int, **options: Any) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True, **options))
+def _characters() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -124,20 +125,12 @@ def _sentencepiece_like(tokenizer: Tokenizer, normalised: bool = False) -> Token
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     pre_tokenizer = tokenizer.pre_tokenizer
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # words, so that training learns no clauses
-    tokenizer = _trained(tokenizer, special, 700, limit_alphabet=80)
-    model = tokenizer.to_str()
-    fresh = Tokenizer.from_str(model)
-    import json
-
-    content = json.loads(model)
-    content["added_tokens"] = [
-        token | {"normalized": normalised} for token in content["added_tokens"] if token["id"] < 3
-    ]
+    content = json.loads(_trained(tokenizer, special, 700, limit_alphabet=80).to_str())
+    # The bytes are tokens of the model, and no added ones.
+    content["added_tokens"] = [token | {"normalized": normalised} for token in content["added_tokens"][:3]]
+    content["pre_tokenizer"] = None
     fresh = Tokenizer.from_str(json.dumps(content))
-    if pre_tokenizer is None:
-        content["pre_tokenizer"] = None
-        fresh = Tokenizer.from_str(json.dumps(content))
-    else:
+    if pre_tokenizer is not None:
         fresh.pre_tokenizer = pre_tokenizer
     fresh.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
@@ -146,25 +139,25 @@ def _sentencepiece_like(tokenizer: Tokenizer, normalised: bool = False) -> Token
 
 
 def llama2() -> Tokenizer:
-    tokenizer = _characters(700)
+    tokenizer = _characters()
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     return _sentencepiece_like(tokenizer)
 
 
 def llama2_normalised_names() -> Tokenizer:
-    tokenizer = _characters(700)
+    tokenizer = _characters()
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     return _sentencepiece_like(tokenizer, normalised=True)
 
 
 def mistral() -> Tokenizer:
-    tokenizer = _characters(700)
+    tokenizer = _characters()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     return _sentencepiece_like(tokenizer)
 
 
 def gemma() -> Tokenizer:
-    tokenizer = _characters(700)
+    tokenizer = _characters()
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
