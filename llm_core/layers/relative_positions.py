@@ -56,7 +56,8 @@ def check_buckets(n_buckets: int, max_distance: int, *, both_ways: bool) -> None
     exact = n_buckets // 4 if both_ways else n_buckets // 2
     if max_distance <= exact:
         raise ValueError(
-            f"the first {exact} distances have a bucket each, so max_distance must be greater: got {max_distance}"
+            f"the first {exact} distances have a bucket each, so max_distance must be greater: got "
+            f"max_distance={max_distance}, n_buckets={n_buckets}"
         )
 
 

@@ -178,51 +178,6 @@ def as_json(
     return json.dumps(content, ensure_ascii=False, indent=2)
 
 
-def read_components(text: str, *, model: str, **types: str | None) -> tuple[dict[str, Any], dict[str, int]]:
-    """The components of a `tokenizer.json`, and the ids of its special tokens.
-
-    Args:
-        text: what the file holds.
-        model: the type of its model.
-        **types: the type that each other component must have; None: it must not be there.
-
-    Raises:
-        ValueError: it is no such file, a component has another type, or an added token is not a special one that is
-            looked for in the text as it stands.
-    """
-    with reading(model):
-        content = json.loads(text)
-        expect("model.type", content["model"].get("type", model), [model])  # old files do not name it
-        iter(content["model"]["vocab"])  # every model has one: an error where it has not
-        for name, expected in types.items():
-            expect(f"{name}.type", type_of(content.get(name)), [expected])
-        added = content.get("added_tokens") or []
-        # Without a normaliser it makes no difference whether a token is looked for before or after it.
-        flags = FLAGS if content.get("normalizer") else FLAGS[:-1]
-        for token in added:
-            expect(f"special of the added token {token['content']!r}", token.get("special"), [True])
-            for flag in flags:
-                expect(f"{flag} of the added token {token['content']!r}", token.get(flag, False), [False])
-        return content, {token["content"]: token["id"] for token in added}
-
-
-def with_added(vocabulary: Mapping[str, int], special: Mapping[str, int]) -> dict[str, int]:
-    """Token -> id of a model and of its added tokens, which need not be in the model's own vocabulary.
-
-    Raises:
-        ValueError: the two give a token different ids.
-    """
-    ids = dict(special) | dict(vocabulary)
-    for token, id_ in special.items():
-        expect(f"the id of the added token {token!r}", id_, [ids[token]])
-    return ids
-
-
-def type_of(component: Mapping[str, Any] | None) -> str | None:
-    """The type of a component; None where there is none."""
-    return None if component is None else component["type"]
-
-
 def expect(name: str, value: Any, supported: Collection[Any]) -> None:
     """Raise a ValueError unless a setting of a `tokenizer.json` is among those that are supported."""
     if value not in supported:

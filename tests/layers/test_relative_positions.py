@@ -39,8 +39,8 @@ def test_the_last_queries_have_the_rows_of_the_whole(both_ways):
         ({"n_heads": 0}, "n_heads=0"),
         ({"n_buckets": 3}, "n_buckets=3"),
         ({"n_buckets": 1, "both_ways": False}, "n_buckets=1"),
-        ({"max_distance": 8}, "must be greater: got 8"),
-        ({"max_distance": 16, "both_ways": False}, "must be greater: got 16"),
+        ({"max_distance": 8}, "must be greater: got max_distance=8,"),
+        ({"max_distance": 16, "both_ways": False}, "must be greater: got max_distance=16,"),
     ],
 )
 def test_what_cannot_be_is_refused(change, message):

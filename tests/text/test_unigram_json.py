@@ -162,21 +162,7 @@ ABSENT = object()
 OF_TYPE_ONLY = {
     "max_length", "Fixed", "pad_id", "pad_type_id", "type_id", "added_tokens", "special_tokens", "replacement", "type",
 }  # fmt: skip
-OTHER_STRINGS = [
-    "",
-    "x",
-    "▁",
-    "never",
-    "first",
-    "always",
-    "Metaspace",
-    "NFKC",
-    "NFC",
-    "Replace",
-    "Left",
-    "Right",
-    "</s>",
-]
+OTHER_STRINGS = ["", "x", "▁", "never", "first", "NFKC", "Left", "</s>"]
 
 
 def paths(content: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -259,6 +245,6 @@ def test_every_entry_is_obeyed_or_refused(their):
                 assert differences(our, other) == [], shown
                 counts["equal"] += 1
     print(dict(counts))  # pytest -s shows it
-    assert counts["tried"] >= 1300
-    assert counts["equal"] >= 150
-    assert counts["refused"] >= 1000
+    assert counts["tried"] >= 1100
+    assert counts["equal"] >= 140
+    assert counts["refused"] >= 850
