@@ -26,7 +26,7 @@ from llm_core.text.framing import PLAIN_FRAMING, Framing
 from llm_core.text.lattice import Cut, Edges, best_cut, best_cuts, edges_of, prefixes_of, sample_cut
 from llm_core.text.normalisers import Normaliser
 from llm_core.text.pretokenisers import Metaspace, PreTokeniser
-from llm_core.text.pretokenize import split_at_spaces
+from llm_core.text.pretokenize import SPACE, split_at_spaces
 from llm_core.text.remembered import Remembered
 from llm_core.text.special import AddedToken, SpecialTokens
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
@@ -106,7 +106,7 @@ class UnigramTokenizer:
         self.special_tokens = {token: self.vocabulary.ids[token] for token in self._special.names}
         self.added_tokens = {token: self.vocabulary.ids[token] for token in self._special.always}
         self.normaliser = normaliser
-        self.split = Metaspace(prepend_scheme=prepend) if split is None else split
+        self.split = Metaspace(SPACE, prepend) if split is None else split
         self.decoder = unigram_json.decoder_of(prepend, byte_fallback) if decoder is None else decoder
         self.framing = framing
         self._scores = dict(self.pieces)

@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_core.text import components, decoders, pretokenisers
 from llm_core.text.components import refuse
-from llm_core.text.pretokenize import WHOLE
+from llm_core.text.pretokenize import SPACE, WHOLE
 from llm_core.text.tokenizer_json import read_parts
 
 
@@ -78,7 +78,7 @@ BYTES = {f"<0x{byte:02X}>": byte for byte in range(256)}
 
 def decoder_of(prepend: Any, byte_fallback: bool) -> decoders.Decoder:
     """What turns pieces into text again where words begin with ▁."""
-    spaces = decoders.Metaspace(prepend_scheme=prepend)
+    spaces = decoders.Metaspace(SPACE, prepend)
     return decoders.Sequence((decoders.ByteFallback(), spaces)) if byte_fallback else spaces
 
 

@@ -535,7 +535,7 @@ def test_options_of_training():
     assert list(tokenizer.vocabulary)[2:258] == list(BYTES)
     assert max(map(len, list(tokenizer.vocabulary)[258:])) == 3
     assert sum(len(piece) > 1 for piece in list(tokenizer.vocabulary)[258:]) == 8
-    assert tokenizer.split == Metaspace(prepend_scheme="never")
+    assert tokenizer.split == Metaspace("▁", "never")
     assert tokenizer.encode("<s>a")[0] == 1
     assert tokenizer.decode(tokenizer.encode(" é a")) == " é a"
 
