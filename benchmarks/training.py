@@ -14,7 +14,8 @@ Each in three ways:
 
 In `best`, llm_core's model is bf16 itself, with float32 masters; beside it stands the same under autocast, which is
 what the peers have. Much of the gain is memory that is kept, so one peer is shown with that as well. The small model
-has no `best`: bf16 does not help it.
+has no `best`, as bf16 does not help it, but `small-compiled`: GPT-2 compiled, and the leanest GPT, once from our layers
+and once in plain torch.
 
 The last contender takes no step: it only multiplies matrices of the sizes that a step needs. What it takes is the least
 that a step can take on this processor, as long as it multiplies through torch.
@@ -69,6 +70,31 @@ def our_model(work: Work) -> Any:
     return GPT(GPTConfig(work.vocab_size, work.length, work.n_layers, work.n_heads, work.d_model))
 
 
+def lean_model(work: Work) -> Any:
+    """The package's layers put together as in `lean`: no biases, the exact GELU, and no mask to read."""
+    from cpu import causal_attention
+    from torch import nn
+
+    from llm_core.layers.attention import MultiHeadAttention
+    from llm_core.layers.blocks import PreNormBlock
+    from llm_core.layers.feedforward import FeedForward, fused_gelu
+    from llm_core.layers.norms import LayerNorm
+
+    model, D = our_model(work), work.d_model
+    model.blocks = nn.ModuleList(
+        PreNormBlock(
+            MultiHeadAttention(D, work.n_heads, bias=False),
+            FeedForward(D, 4 * D, activation=fused_gelu, bias=False),
+            (LayerNorm(D, bias=False), LayerNorm(D, bias=False)),
+        )
+        for _ in range(work.n_layers)
+    )
+    model.norm = LayerNorm(D, bias=False)
+    model._init_weights()
+    causal_attention(model)
+    return model
+
+
 def warmed(step: Callable[[], float], steps: int) -> Turn:
     """A turn of some steps, after the steps in which memory is laid out and graphs are compiled."""
     first = step()
@@ -91,8 +117,9 @@ def ours(
     compiled: bool = False,
     cpu: bool = False,
     masters: bool = False,
+    made: Callable[[Work], Any] = our_model,
 ) -> Callable[[], Turn]:
-    """llm_core's own step; the arguments are what its reader would switch on."""
+    """llm_core's own step; the arguments are what its reader would switch on, and how the model is made."""
 
     def prepare() -> Turn:
         import contextlib
@@ -108,7 +135,7 @@ def ours(
         from llm_core.training.optimizer import AdamW
         from llm_core.training.step import train_step
 
-        model = our_model(work)
+        model = made(work)
         if cpu:
             keep_memory()
         if cpu and bf16:  # which is what it is for
@@ -134,7 +161,8 @@ def ours(
             record = train_step(model, batch, optimizer, lr=LR, loss=loss, max_norm=MAX_NORM, precision=precision)
             return round(record.loss, 1 if bf16 else 3)
 
-        return warmed(step, work.steps)
+        turn = warmed(step, work.steps)
+        return turn if made is our_model else lambda: turn() and None  # weights of its own
 
     return prepare
 
@@ -211,6 +239,57 @@ def transformers(work: Work, *, kept: bool = False, **best: bool) -> Callable[[]
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
         return torchs_loop(work, loss_of, model, **settings(best))
+
+    return prepare
+
+
+def lean(work: Work, *, kept: bool = False, **best: bool) -> Callable[[], Turn]:
+    """The least that a GPT can be: no biases, the exact GELU, one product for query, key and value, a tied head."""
+
+    def prepare() -> Turn:
+        import torch
+        import torch.nn.functional as F
+        from cpu import keep_memory
+        from torch import nn
+
+        class Block(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                D = work.d_model
+                self.read, self.think = (nn.LayerNorm(D, bias=False) for _ in range(2))
+                self.qkv, self.output = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+                self.up, self.down = nn.Linear(D, 4 * D, bias=False), nn.Linear(4 * D, D, bias=False)
+
+            def forward(self, x: Any) -> Any:
+                B, T, D = x.shape
+                parts = self.qkv(self.read(x)).view(B, T, 3, work.n_heads, D // work.n_heads).transpose(1, 3).unbind(2)
+                heads = F.scaled_dot_product_attention(*parts, is_causal=True)
+                x = x + self.output(heads.transpose(1, 2).reshape(B, T, D))
+                return x + self.down(F.gelu(self.up(self.think(x))))
+
+        class Lean(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.tokens = nn.Embedding(work.vocab_size, work.d_model)
+                self.places = nn.Parameter(torch.zeros(work.length, work.d_model))
+                self.blocks = nn.Sequential(*(Block() for _ in range(work.n_layers)))
+                self.norm = nn.LayerNorm(work.d_model, bias=False)
+                for weight in self.parameters():
+                    if weight.ndim == 2:
+                        nn.init.normal_(weight, std=0.02)
+
+            def forward(self, ids: Any) -> Any:
+                x = self.tokens(ids) + self.places[: ids.shape[1]]
+                return F.linear(self.norm(self.blocks(x)), self.tokens.weight)
+
+        def loss_of(model: Any, ids: Any, targets: Any) -> Any:
+            return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+
+        if kept:
+            keep_memory()
+        torch.manual_seed(0)
+        turn = torchs_loop(work, loss_of, Lean(), **settings(best))
+        return lambda: turn() and None  # weights of its own
 
     return prepare
 
@@ -343,10 +422,28 @@ def best(work: Work, *, large: bool, bf16: bool) -> dict[str, Contender]:
     }
 
 
+def compiled_small(work: Work) -> dict[str, Contender]:
+    """The small model compiled, as it is and as lean as a GPT can be: what do biases and GPT-2's GELU cost?"""
+    settings = "fused AdamW, compiled, memory kept"
+    same = ours(work, fused=True, compiled=True, cpu=True, made=lean_model)
+    return {
+        "llm_core, lean": Contender(same, note=f"{settings}; our layers without biases, exact GELU, no mask"),
+        "lean": Contender(
+            lean(work, kept=True, fused=True, compiled=True), note=f"{settings}; the same in plain torch"
+        ),
+        "llm_core": Contender(ours(work, fused=True, compiled=True, cpu=True), note=f"{settings}; GPT-2"),
+        "transformers": Contender(
+            transformers(work, kept=True, fused=True, compiled=True), note=f"{settings}; the same GPT-2"
+        ),
+    }
+
+
 TASKS: dict[str, dict[str, Contender]] = {}
 for name, work in WORK.items():
     large = name == "article"  # the only one whose vocabulary is
     TASKS[f"{name}-eager"] = eager(work, large=large)
-    if name != "small":
+    if name == "small":
+        TASKS["small-compiled"] = compiled_small(work)
+    else:
         TASKS[f"{name}-best"] = best(work, large=large, bf16=True)
         TASKS[f"{name}-best-float32"] = best(work, large=large, bf16=False)

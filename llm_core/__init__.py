@@ -11,7 +11,7 @@ only from the floors below it; a test holds the package to that.
     floor 1   models        token ids -> logits
               training      one step of learning, what it needs, and a run that outlives faults
               generation    logits -> the next token, again and again
-              evaluation    how good the output is: likelihood, labels, spans, translations, rankings
+              evaluation    how good the output is: likelihood, labels, spans, translations, answers, rankings
     floor 2   pretrained    published weights and tokenizers, in and out
               adaptation    a trained model taught more: fine-tuning, LoRA, preferences
               compression   8-bit and 4-bit weights, quicker linear layers

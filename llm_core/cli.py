@@ -73,7 +73,7 @@ def version() -> None:
 @exercise_app.command("list")
 def list_exercises(format: Formatted = Format.table) -> None:
     """List the exercises with their parameters."""
-    from llm_core.exercises import runner
+    from llm_core.exercises import notebook_files, runner
 
     chapters = _chapters()
     rows = []
@@ -81,7 +81,7 @@ def list_exercises(format: Formatted = Format.table) -> None:
         path = None if chapters is None else exercise.notebook(chapters)
         row: dict[str, Any] = {"exercise": exercise.name, "title": "", "parameters": "", "notebook": ""}
         if path is not None:
-            notebook = runner.read(path)
+            notebook = notebook_files.read(path)
             title = next((c.source for c in notebook.cells if c.cell_type == "markdown"), "").splitlines()[0]
             known = runner.parameters_of(notebook)
             row["title"] = title.lstrip("# ")
@@ -220,11 +220,11 @@ def solution(name: Annotated[str, typer.Argument(help="An exercise.", metavar="N
 @study_app.command("list")
 def list_studies(format: Formatted = Format.table) -> None:
     """List the parameter studies with their parameters."""
-    from llm_core.exercises import runner
+    from llm_core.exercises import notebook_files, runner
 
     rows = []
     for path in _studies():
-        known = runner.parameters_of(runner.read(path))
+        known = runner.parameters_of(notebook_files.read(path))
         parameters = " ".join(f"{name}={entry['default']}" for name, entry in known.items())
         rows.append({"study": _study_name(path), "parameters": parameters, "notebook": str(path)})
     if rows:

@@ -233,6 +233,11 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is no whole safetensors file ({error}): save or download it again") from error
     if not tensors:
         raise ValueError(f"{file} holds no tensor, so there is nothing to load")
+    whole = next((name for name, tensor in tensors.items() if not tensor.is_floating_point()), None)
+    if whole is not None:
+        raise ValueError(
+            f"{file} has {whole} in {tensors[whole].dtype}, and an adapter is floating-point: save it in full precision"
+        )
     return tensors
 
 

@@ -32,13 +32,13 @@ def quantize_int8(weight: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Fl
     The largest weight of a row gets code 127 or -127. A row of zeros has scale 1.
 
     Raises:
-        ValueError: a weight is not finite.
+        ValueError: a weight is not finite, or not a floating-point number.
 
     >>> codes, scale = quantize_int8(torch.tensor([[1.27, -0.30]]))
     >>> codes, scale
     (tensor([[127, -30]], dtype=torch.int8), tensor([0.0100]))
     """
-    _check_finite(weight)
+    _check_weights(weight)
     scale = weight.abs().amax(dim=1) / 127
     scale = torch.where(scale > 0, scale, 1.0)
     codes = (weight / scale[:, None]).round().clamp(-127, 127)
@@ -54,9 +54,9 @@ def quantize_int4(
     group. A group of equal weights has step 1.
 
     Raises:
-        ValueError: a weight is not finite, or the group does not divide I.
+        ValueError: a weight is not finite or not a floating-point number, or the group does not divide I.
     """
-    _check_finite(weight)
+    _check_weights(weight)
     _check_group(weight.shape[1], group)
     groups = weight.unflatten(1, (-1, group))
     lowest, highest = groups.amin(dim=2), groups.amax(dim=2)
@@ -306,7 +306,9 @@ def _ones(n: int) -> Tensor:
     return torch.ones(n, dtype=torch.bfloat16)
 
 
-def _check_finite(weight: Tensor) -> None:
+def _check_weights(weight: Tensor) -> None:
+    if not weight.is_floating_point():
+        raise ValueError(f"weights must be floating-point numbers to be given a scale: got {weight.dtype}")
     if not weight.isfinite().all():
         bad = int((~weight.isfinite()).sum())
         raise ValueError(f"{bad} of {weight.numel()} weights are not finite: there is no scale for infinity or NaN")

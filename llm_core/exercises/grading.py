@@ -13,7 +13,6 @@ on where it was: what the report holds for the same file, parameters and variant
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -24,18 +23,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from llm_core.checks import check_sizes
 from llm_core.exercises import runner
 from llm_core.exercises.kernels import ForkServer
+from llm_core.exercises.tables import read_csv
 from llm_core.files import digest
 
 Row = dict[str, Any]
 
 MAX_SEED = 10**6
+_ROW = {field.name for field in fields(runner.Result)} | {"student", "file", "key", "seconds", "variants"}
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,11 @@ def seed_of(student: str) -> int:
 
 
 def printable(name: str | Path) -> str:
-    """A file's name as text that every terminal, CSV and JSON can hold; bytes that are no UTF-8 become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file's name, or another text, as every terminal, CSV and JSON can hold it: what is no UTF-8 becomes escapes."""
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which no name can hold and an escape in a program can write
+        return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def grade(
@@ -162,8 +166,7 @@ def grade(
     """
     report = Path(report)
     check_sizes(jobs=jobs)
-    if timeout <= 0:
-        raise ValueError(f"a timeout must be a positive number of seconds, got {timeout}")
+    runner.check_timeout(timeout)
     if output is not None:
         runner.check_writable(output)
     runner.check_writable(report.absolute().parent)
@@ -227,15 +230,15 @@ def read_report(path: str | Path) -> list[Row]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the report {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    lines = text.splitlines()
+    lines = text.removesuffix("\n").split("\n") if text else []  # a row may hold other marks that end a line
     if lines and not text.endswith("\n") and lines[-1].startswith("{"):
         lines.pop()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            if not isinstance(row, dict) or "key" not in row:
-                raise ValueError("it has no key")
+            if not isinstance(row, dict) or not row.keys() >= _ROW or not isinstance(row["key"], str):
+                raise ValueError("it lacks something")
         except ValueError as error:
             raise ValueError(f"line {number} of {path} is no row of a report: give another file") from error
         rows.append(row)
@@ -340,13 +343,23 @@ def _run(
 
 def _row(submission: Submission, result: runner.Result, key: str, seconds: float) -> Row:
     own = {"student": submission.student, "file": submission.file, "key": key, "seconds": round(seconds, 1)}
-    return {**asdict(result), **own, "variants": list(result.variants), "message": printable(result.message)}
+    row: Row = _printable({**asdict(result), **own, "variants": list(result.variants)})
+    return row
+
+
+def _printable(value: Any) -> Any:
+    """JSON data in which every text can be written to a file, whatever a notebook has put there."""
+    if isinstance(value, Mapping):
+        return {printable(key): _printable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(entry) for entry in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _key(submission: Submission, variants: Variants, timeout: float) -> str:
     """What a row is about: it is run again when any of this changes."""
     try:
-        content = digest(submission.path)
+        content = digest(submission.path) if submission.path.is_file() else "no file"
     except OSError as error:
         content = str(error.strerror)
     about = [submission.file, content, dict(submission.parameters), variants.of(submission), timeout]
@@ -354,21 +367,14 @@ def _key(submission: Submission, variants: Variants, timeout: float) -> str:
 
 
 def _read_students(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     table: dict[str, dict[str, str]] = {}
-    for number, line in enumerate(lines, start=2):
-        if not line.get("student"):
+    for number, line in read_csv(path).rows:
+        student = line.pop("student", "").strip()
+        if not student:
             raise ValueError(f"line {number} of {path} names no student: the file needs a column `student`")
-        if None in line or None in line.values():
-            raise ValueError(f"line {number} of {path} has not as many values as there are columns")
-        student = line.pop("student").strip()
         if student in table:
             raise ValueError(f"{path} has two lines for {student!r}")
-        table[student] = {name.strip(): value.strip() for name, value in line.items() if value.strip()}
+        table[student] = {name: value.strip() for name, value in line.items() if value.strip()}
     return table
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import math
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import nbformat
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -36,6 +37,7 @@ from papermill.inspection import inspect_notebook  # type: ignore[import-untyped
 
 from llm_core.exercises import catalogue
 from llm_core.exercises.kernels import ONE_THREAD, ForkServer, Kernel
+from llm_core.exercises.notebook_files import KERNEL, Unusable, one_line, read
 from llm_core.exercises.report import MIME
 from llm_core.files import NotWritten, write_whole
 
@@ -43,7 +45,6 @@ Status = Literal["passed", "failed", "not started", "error", "timeout"]
 
 CELL_TIMEOUT = 60.0  # seconds; a check takes one or two
 OUTPUT_LIMIT = 1_000_000  # characters printed by one notebook; what goes beyond is dropped
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 @dataclass(frozen=True)
@@ -78,41 +79,6 @@ class Result:
         return {**asdict(self), "variants": list(self.variants)}
 
 
-class Unusable(ValueError):
-    """A file that is no notebook, or a notebook that is no exercise."""
-
-
-def read(path: Path) -> NotebookNode:
-    """The notebook in a file, with Python as its kernel whatever it was saved with.
-
-    Raises:
-        Unusable: the file cannot be read or is no notebook.
-    """
-    try:
-        notebook = nbformat.from_dict(nbformat.read(path, as_version=4))  # the oldest come as another kind of dict
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unusable(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except Exception as error:  # nbformat has no common base class for what a broken file can cause
-        raise Unusable(f"{path.name} is not a notebook: {_one_line(error)}") from error
-    if not isinstance(notebook.get("cells"), list):
-        raise Unusable(f"{path.name} is not a notebook: it has no cells")
-    for number, cell in enumerate(notebook.cells, start=1):
-        if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
-            raise Unusable(f"{path.name} is not a notebook: its cell {number} is neither code nor text")
-        if not isinstance(cell.get("source"), str):
-            raise Unusable(f"{path.name} is not a notebook: its cell {number} has no source")
-        if not isinstance(cell.get("metadata"), dict):
-            cell["metadata"] = NotebookNode()
-        if not isinstance(cell["metadata"].get("tags", []), list):
-            cell["metadata"]["tags"] = []
-        if cell["cell_type"] == "code" and not isinstance(cell.get("outputs"), list):
-            cell["outputs"] = []
-    # A notebook from Colab or from somebody's conda names a kernel that is not here, or none.
-    notebook.metadata["kernelspec"] = NotebookNode(KERNEL)
-    notebook.metadata["language_info"] = NotebookNode({"name": "python"})
-    return notebook
-
-
 def exercise_of(notebook: NotebookNode) -> str:
     """The name that the notebook's check cell gives to `check`; empty if it has none."""
     for cell in notebook.cells:
@@ -141,6 +107,16 @@ def defaults_of(notebook: NotebookNode) -> dict[str, Any]:
         with suppress(ValueError):
             values[name] = literal(entry["default"])
     return values
+
+
+def check_timeout(seconds: float) -> None:
+    """Refuse a time limit that is none.
+
+    Raises:
+        ValueError: it is not a positive number, or infinite.
+    """
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"a timeout must be a positive number of seconds, got {seconds}")
 
 
 def check_range(exercise: str, values: Mapping[str, Any]) -> None:
@@ -222,10 +198,9 @@ def run(
         ValueError: a parameter is unknown, of the wrong type or out of its range, or `output` cannot be used.
     """
     path = Path(path)
-    if timeout <= 0 or (total_timeout is not None and total_timeout <= 0):
-        raise ValueError(
-            f"a timeout must be a positive number of seconds, got {min(timeout, total_timeout or timeout)}"
-        )
+    check_timeout(timeout)
+    if total_timeout is not None:
+        check_timeout(total_timeout)
     if output is not None:
         check_output(output, path)
     try:
@@ -239,6 +214,8 @@ def run(
     if values:
         check_range(exercise, {**defaults_of(notebook), **values})
     n_cells = len(notebook.cells)
+    for cell in notebook.cells:
+        cell.metadata.pop("llm_core", None)  # an executed copy that is handed in has marks of another run
     for variant in variants:
         notebook.cells.append(_again(notebook, variant))
 
@@ -375,7 +352,7 @@ def execute(
             server=server,
         )
     except PapermillExecutionError as error:
-        text = _one_line(error.evalue)
+        text = one_line(error.evalue)
         line = _source_line(error)
         where = f" in cell {error.exec_count}" + (f", `{line}`" if line else "")
         return "error", f"The notebook stops with {error.ename}{where}" + (f": {text}" if text else ".")
@@ -387,7 +364,7 @@ def execute(
     except DeadKernelError:
         return "error", "The kernel died: the notebook ended its process or ran out of memory."
     except Exception as error:  # whatever else one submission causes must not stop the others
-        return "error", f"The notebook could not be run: {type(error).__name__}: {_one_line(error)}"
+        return "error", f"The notebook could not be run: {type(error).__name__}: {one_line(error)}"
     return None
 
 
@@ -450,8 +427,14 @@ def _reports(cell: NotebookNode) -> Iterator[dict[str, Any]]:
     """The reports that a cell shows; what has their type and not their form is none."""
     for output in cell.get("outputs", []):
         report = output.get("data", {}).get(MIME)
-        if isinstance(report, dict) and report.keys() >= _REPORT and isinstance(report["parameters"], dict):
-            yield report
+        if _has(report, _REPORT) and report["status"] in get_args(Status):
+            checks, findings = report["checks"], report["findings"]
+            if all(_has(check, _CHECKED) for check in checks) and all(_has(finding, _FOUND) for finding in findings):
+                yield report
+
+
+def _has(entry: Any, form: Mapping[str, type]) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in form.items())
 
 
 def _result(path: Path, exercise: str, status: Status, message: str) -> Result:
@@ -489,7 +472,10 @@ def check_writable(folder: Path) -> None:
 
 
 _CHECK = re.compile(r"^\s*(?:\w+\s*=\s*)?check\(\s*[\"']([^\"']+)[\"']", re.MULTILINE)
-_REPORT = {"exercise", "parameters", "passed", "total", "status", "message", "checks", "findings"}
+_REPORT = {"exercise": str, "parameters": dict, "passed": int, "total": int, "status": str, "message": str}
+_REPORT |= {"checks": list, "findings": list}
+_CHECKED = {"name": str, "findings": list}
+_FOUND = {"id": str, "message": str}
 
 
 def _code(cell: NotebookNode) -> str:
@@ -501,11 +487,6 @@ def _source_line(error: PapermillExecutionError) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     found = re.search(r"^-+> *\d+ (.*)$", plain, re.MULTILINE)
     return found[1].strip() if found else ""
-
-
-def _one_line(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def literal(text: str) -> Any:

@@ -20,11 +20,14 @@ import io
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from IPython.display import display
 
+from llm_core.exercises.tables import read_csv
 from llm_core.files import write_whole
 
 RECORD = "llm_core_record"  # where an output's metadata hold what was recorded
@@ -69,18 +72,17 @@ def sweep(
         ValueError: the notebook cannot be read, a parameter is unknown, a value is not of its type or given twice, or
             the table cannot be written or is of another study.
     """
-    from llm_core.exercises import runner  # not above: a notebook that records need not wait for papermill
+    from llm_core.exercises import (
+        notebook_files,
+        runner,
+    )  # not above: a notebook that records need not wait for papermill
 
     path, table = Path(path), Path(table)
-    if timeout <= 0:
-        raise ValueError(f"a timeout must be a positive number of seconds, got {timeout}")
-    notebook = runner.read(path)
+    runner.check_timeout(timeout)
+    notebook = notebook_files.read(path)
     points = _points(grid, notebook)
-    rows = read_table(table) if table.exists() else []
     names = list(runner.parameters_of(notebook))
-    missing = [name for name in names if rows and name not in rows[0]]
-    if missing:
-        raise ValueError(f"{table} is of another study: it has no column {', '.join(missing)}. Give another file")
+    rows = _rows_of(table, notebook, names) if table.exists() else []
     runner.check_writable(table.parent)
 
     for point in progress([p for p in points if not any(_about(row, p) and not row.get(ERROR) for row in rows)]):
@@ -97,18 +99,9 @@ def read_table(table: str | Path) -> list[Row]:
     """The rows of a table, each as text by column.
 
     Raises:
-        ValueError: the file cannot be read, or a line has more or fewer values than there are columns.
+        ValueError: the file cannot be read, has a column twice, or a line with more or fewer values than columns.
     """
-    table = Path(table)
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"the table {table} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise ValueError(f"line {number} of {table} has not as many values as there are columns: mend or remove it")
-    return rows
+    return [row for _, row in read_csv(table).rows]
 
 
 def write_table(rows: Sequence[Row], parameters: Sequence[str], table: str | Path) -> None:
@@ -133,12 +126,54 @@ def _points(grid: Mapping[str, Sequence[str]], notebook: Any) -> list[Row]:
 
     written: dict[str, list[str]] = {}
     for name, texts in grid.items():
-        values = [str(runner.typed({name: text}, notebook)[name]) for text in texts]
+        values = [_written(name, text, notebook) for text in texts]
         if not values or len(set(values)) < len(values):
             raise ValueError(f"the parameter {name!r} needs at least one value, each once: got {', '.join(texts)}")
         written[name] = values
-    defaults = {name: str(runner.literal(entry["default"])) for name, entry in runner.parameters_of(notebook).items()}
+    defaults = {}
+    for name, entry in runner.parameters_of(notebook).items():
+        try:
+            defaults[name] = _written(name, str(runner.literal(entry["default"])), notebook)
+        except ValueError:
+            raise ValueError(
+                f"the notebook's parameter {name} must have a plain value as its default, such as 0.1 or 'ada': "
+                f"got {entry['default']}"
+            ) from None
     return [{**defaults, **dict(zip(written, values, strict=True))} for values in itertools.product(*written.values())]
+
+
+def _rows_of(table: Path, notebook: Any, names: Sequence[str]) -> list[Row]:
+    """The rows of a study's table, each parameter written as `_points` does, however a spreadsheet has written it."""
+    found = read_csv(table)
+    missing = [name for name in names if found.columns and name not in found.columns]
+    if missing:
+        raise ValueError(f"{table} is of another study: it has no column {', '.join(missing)}. Give another file")
+    written = cache(partial(_written, notebook=notebook))  # the same few values stand in many lines
+    lines: dict[tuple[str, ...], int] = {}
+    rows = []
+    for number, row in found.rows:
+        try:
+            point = {name: written(name, row[name]) for name in names}
+        except ValueError as error:
+            raise ValueError(f"line {number} of {table}: {error}. Mend or remove it") from None
+        first = lines.setdefault(tuple(point.values()), number)
+        if first != number:
+            raise ValueError(f"lines {first} and {number} of {table} have the same parameters: remove one of them")
+        rows.append({**row, **point})
+    return rows
+
+
+def _written(name: str, text: str, notebook: Any) -> str:
+    """The one way in which a value of a parameter is written: 1e-3, 1.00E-03 and 0.001 are the same, TRUE and True."""
+    from llm_core.exercises import runner
+
+    try:
+        return str(runner.typed({name: text}, notebook)[name])
+    except ValueError:
+        with suppress(ValueError, OverflowError):  # a spreadsheet may write 3 as 3.0, and a million as 1E+06
+            if float(text) == int(float(text)):
+                return str(runner.typed({name: str(int(float(text)))}, notebook)[name])
+        raise
 
 
 def _about(row: Row, point: Row) -> bool:
@@ -147,17 +182,18 @@ def _about(row: Row, point: Row) -> bool:
 
 def _run(path: Path, values: Mapping[str, str], timeout: float) -> Row:
     """What one run recorded, or why it did not."""
-    from llm_core.exercises import runner
+    from llm_core.exercises import notebook_files, runner
 
-    notebook = runner.read(path)
+    notebook = notebook_files.read(path)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "executed.ipynb"
         typed = runner.typed(values, notebook)
         trouble = runner.execute(notebook, copy, typed, path.parent, timeout, timeout, progress=False)
         if trouble is not None:
             return {ERROR: trouble[1]}
-        outputs = [output for cell in runner.read(copy).cells for output in cell.get("outputs", [])]
-    found = [output.metadata[RECORD] for output in outputs if RECORD in output.get("metadata", {})]
+        outputs = [output for cell in notebook_files.read(copy).cells for output in cell.get("outputs", [])]
+    shown = [output.get("metadata", {}).get(RECORD) for output in outputs]
+    found = [recorded for recorded in shown if isinstance(recorded, dict)]
     if not found:
         return {ERROR: "the notebook recorded nothing: record(...) is missing"}
     return {name: str(value) for recorded in found for name, value in recorded.items()}

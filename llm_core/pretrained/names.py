@@ -51,10 +51,16 @@ def to_ours(table: Iterable[Line], theirs: Mapping[str, Tensor]) -> dict[str, Te
     """Their tensors under our names. What no line of the table names is left out: see `left_over`.
 
     Raises:
-        ValueError: the table names tensors that are not there.
+        ValueError: the table names tensors that are not there, or not floating-point numbers of at least 16 bits.
     """
     table = list(table)
     _check_all_there(table, theirs)
+    small = [line.theirs for line in table if not _is_weight(theirs[line.theirs])]
+    if small:
+        raise ValueError(
+            f"{_some(small)} should be floating-point weights: got {theirs[small[0]].dtype}. Are they quantised? Their "
+            "scales would be needed too; load the checkpoint in full precision"
+        )
     ours: dict[str, Tensor] = {}
     for line in table:
         ours.update(zip(line.ours, line.split(theirs[line.theirs]), strict=True))
@@ -122,7 +128,8 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     parameter has its tensor, and tables that are computed (sines and cosines) are computed.
 
     Raises:
-        ValueError: a tensor is missing, is of another shape, or belongs to no parameter. The model is then as it was.
+        ValueError: a tensor is missing, is of another shape, or belongs to no parameter; or holds whole numbers where
+            the model has floating-point ones, or the other way round. The model is then as it was.
     """
     state = model.state_dict()
     missing = [name for name in state if name not in tensors]
@@ -136,6 +143,11 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"{name} is of another shape: the checkpoint has {tuple(tensor.shape)}, the model "
                 f"{tuple(state[name].shape)}. Build the model with the checkpoint's own config"
+            )
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise ValueError(
+                f"{name} is of another kind: the checkpoint has {tensor.dtype}, the model {state[name].dtype}. Is one "
+                "of the two quantised? Convert the other in the same way, or load the checkpoint in full precision"
             )
     model.load_state_dict({name: _of_its_own(tensor) for name, tensor in tensors.items()}, assign=True)
     _compute_tables(model)
@@ -176,6 +188,11 @@ def _of_its_own(tensor: Tensor) -> Tensor:
     if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
         return tensor
     return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """Whether it holds weights as they are; whole numbers and floats of 8 bits stand for others, by a scale."""
+    return tensor.is_floating_point() and tensor.dtype.itemsize > 1
 
 
 def _check_all_there(table: Sequence[Line], theirs: Mapping[str, Any]) -> None:

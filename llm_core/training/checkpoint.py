@@ -59,6 +59,9 @@ class Checkpoint:
         generators = generators or {}
         weights = self._under("model")
         check_weights(self.path, _shapes(model.state_dict()), _shapes(weights))
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() != weights[name].is_floating_point():  # torch would round without a word
+                raise CheckpointError(f"{self.path} has {name} in {weights[name].dtype}, the model in {tensor.dtype}")
         state: dict[int, dict[str, Tensor]] = {}
         if optimizer is not None:
             state = self._optimizer_state()

@@ -312,6 +312,8 @@ def test_tensors_that_do_not_fit_are_refused(saved, tmp_path):
     key = "base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"
     save_file({k: v for k, v in tensors.items() if k != key}, tmp_path / WEIGHTS)
     refused(tmp_path, r"only lora_B of blocks\.1\.feed_forward\.up")
+    save_file(tensors | {key: tensors[key].to(torch.int8)}, tmp_path / WEIGHTS)
+    refused(tmp_path, rf"{key} in torch\.int8")
     save_file(tensors | {key: torch.zeros(3, 17)}, tmp_path / WEIGHTS)
     refused(tmp_path, r"\(3, 17\)")
     save_file(tensors | {key.replace("up_proj", "side_proj"): torch.zeros(3, 16)}, tmp_path / WEIGHTS)

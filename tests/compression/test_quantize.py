@@ -262,6 +262,16 @@ def test_what_cannot_be_quantised_is_refused_before_anything_changes():
         quantize_8bit(quantize_8bit(small_gpt()))
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.bool])
+@pytest.mark.parametrize("quantize", [quantize_8bit, quantize_4bit])
+def test_weights_that_are_codes_already_get_no_second_scale(kind, quantize):
+    model = nn.Sequential(nn.Linear(32, 2))
+    model[0].weight = nn.Parameter(torch.ones(2, 32).to(kind), requires_grad=False)
+    with pytest.raises(ValueError, match=f"to be given a scale: got {kind}"):
+        quantize(model)
+
+
 def test_a_model_that_the_kernel_cannot_take_stays_as_it_was():
     model = GPT(GPTConfig(vocab_size=48, context=8, n_layers=1, n_heads=2, d_model=40))
     with pytest.raises(ValueError, match=r"multiple of 16.*width of 40"):

@@ -161,6 +161,30 @@ def test_whatever_goes_wrong_stays_in_its_row(tmp_path: Path):
 
 
 @linux
+def test_what_a_notebook_shows_cannot_break_the_report(tmp_path: Path):
+    """Half characters, and marks that end a line, in all that a learner's code can put into a row."""
+    folder = tmp_path / "x"
+    odd = PRETEND.replace("It is late.", "half \\ud800 and \\u2028 and \\x85").replace('name="time"', 'name="t\\ud800"')
+    notebook(folder / "a.ipynb", odd, CHECK, parameters="seed: int = 13")
+    notebook(folder / "b.ipynb", PRETEND, CHECK)
+    (first, second), again = graded(folder).values(), graded(folder)
+    assert (second["status"], len(again)) == ("passed", 2)
+    assert first["status"] in ("failed", "error")
+    json.dumps(list(again.values()), ensure_ascii=False).encode()
+    assert again == {"a.ipynb": first, "b.ipynb": second}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a file that never ends is Unix's")
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.ipynb")
+    (folder / "endless.ipynb").symlink_to("/dev/zero")
+    assert {file: row["message"] for file, row in graded(folder).items()} == {
+        name: f"{name} cannot be read: it is not a file" for name in ("endless.ipynb", "pipe.ipynb")
+    }
+
+
 def test_a_name_that_is_no_text_is_a_row_too(tmp_path: Path):
     folder = tmp_path / "handed in"
     folder.mkdir()

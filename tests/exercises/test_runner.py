@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import sys
 import time
@@ -261,10 +262,12 @@ def test_a_full_disk_leaves_the_old_copy_alone(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
 
 
-@pytest.mark.parametrize("timeout", [0.0, -1.0])
+@pytest.mark.parametrize("timeout", [0.0, -1.0, math.nan, math.inf])
 def test_a_timeout_is_a_positive_number(timeout: float, tmp_path: Path):
-    with pytest.raises(ValueError, match="positive number of seconds"):
-        runner.run(notebook(tmp_path / "x.ipynb", CHECK), timeout=timeout)
+    path = notebook(tmp_path / "x.ipynb", CHECK)
+    for limits in ({"timeout": timeout}, {"total_timeout": timeout}):
+        with pytest.raises(ValueError, match="positive number of seconds"):
+            runner.run(path, **limits)
 
 
 # --- variants, and reports that are none ---
@@ -294,12 +297,23 @@ def test_a_variant_that_raises_leaves_the_report_as_it_was(tmp_path: Path):
     assert result.variants == ["error", "error"]
 
 
-@pytest.mark.parametrize("shown", ["'text'", "{}", "dict(exercise=1)", "None", "[1]"])
+@pytest.mark.parametrize("shown", ["'text'", "{}", "dict(exercise=1)", "None", "[1]", "dict(whole, passed='many')",
+                                   "dict(whole, checks=[{}])", "dict(whole, status='fine')"])  # fmt: skip
 def test_what_only_has_a_reports_type_is_none(shown: str, tmp_path: Path):
-    cell = f"from IPython.display import display\ndisplay({{'{MIME}': {shown}}}, raw=True)"
+    whole = f"whole = dict(exercise={DOT.name!r}, parameters=dict(seed=0), passed=1, total=1, status='passed')\n"
+    whole += "whole |= dict(message='', checks=[], findings=[])\n"
+    cell = whole + f"from IPython.display import display\ndisplay({{'{MIME}': {shown}}}, raw=True)"
     result = runner.run(notebook(tmp_path / "x.ipynb", cell, "check = lambda *a, **k: None\n" + CHECK))
     assert result.status == "error"
     assert "shows no report" in result.message
+
+
+def test_an_executed_copy_that_is_handed_in_has_no_variants_of_its_own(tmp_path: Path):
+    path = notebook(tmp_path / "x.ipynb", PRETEND, CHECK)
+    copy = tmp_path / "copy.ipynb"
+    runner.run(path, variants=[{"seed": 3}], output=copy)
+    result = runner.run(copy, variants=[{"seed": 4}])
+    assert (result.status, result.variants, result.parameters) == ("passed", ["passed"], {"seed": 3})
 
 
 def test_a_stored_report_does_not_count(tmp_path: Path):

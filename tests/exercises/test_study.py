@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from work import CHAPTERS
 
 from llm_core import cli
-from llm_core.exercises import runner, study
+from llm_core.exercises import notebook_files, runner, study
 from llm_core.exercises.study import RECORD as KEY
 from llm_core.exercises.study import read_table, record, sweep, write_table
 
@@ -141,7 +142,13 @@ def test_a_grid_that_cannot_be_is_refused_before_anything_runs(
         ("a,b\n1,2\n", "is of another study: it has no column rate, size, name"),
         ("rate,size,name,loss\n0.1,2\n", "line 2 of .* has not as many values"),
         ("rate,size,name,loss\n0.1,2,ada,1,5\n", "line 2 of .* has not as many values"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read: it is not in UTF-8"),
+        ("my only line of notes\n", "is of another study: it has no column rate, size, name"),
+        ("rate,rate,size,name,loss\n0.1,0.2,2,ada,1\n", "each column once, with a name: .* has rate twice"),
+        ("rate,,size,name,loss\n0.1,x,2,ada,1\n", "each column once, with a name"),
+        ("rate;size;name;loss\n0,1;2;ada;1\n", "line 2 of .*: rate must be a number, got '0,1'"),
+        ("rate,size,name,loss\n0.1,2.5,ada,1\n", "line 2 of .*: size must be a whole number, got '2.5'"),
+        ("rate,size,name,loss\n0.1,2,ada,1\n1e-1,2.0,ada,1\n", "lines 2 and 3 of .* have the same parameters"),
     ],
 )
 def test_a_file_that_is_no_table_of_the_study_is_left_alone(
@@ -154,6 +161,53 @@ def test_a_file_that_is_no_table_of_the_study_is_left_alone(
         sweep(a_study(tmp_path), {}, table)
     assert not runs
     assert table.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace(",", "\t"),
+        lambda text: text.replace("\n", ",,\n") + ",,,,,,\n\n",
+        lambda text: "\n".join(",".join(f'"{v}"' for v in line.split(",")) for line in text.splitlines()),
+        lambda text: text.replace("0.001", "1.00E-03").replace("1000000", "1E+06").replace("True", "TRUE"),
+        lambda text: text.replace("rate,", " rate ,").replace("3,", "3.0,"),
+    ],
+)
+def test_a_table_that_a_spreadsheet_has_saved_is_read(tmp_path: Path, runs: list[dict[str, Any]], edited: Any):
+    path = notebook(tmp_path / "study.ipynb", "1", parameters="rate: float = 1\nsize: int = 3\nflag: bool = True")
+    table = tmp_path / "table.csv"
+    text = "rate,size,flag,loss\n0.001,3,True,1.5\n0.001,1000000,True,2.5\n1.0,3,True,4\n"
+    table.write_text(edited(text), encoding="utf-8", newline="")
+    rows = sweep(path, {"rate": ["1e-3"], "size": ["3", "1000000"]}, table)
+    assert sweep(path, {}, table) == rows
+    assert not runs
+    assert [(row["rate"], row["size"], row["flag"], float(row["loss"])) for row in rows] == [
+        ("0.001", "3", "True", 1.5), ("0.001", "1000000", "True", 2.5), ("1.0", "3", "True", 4.0),
+    ]  # fmt: skip
+
+
+def test_marks_that_end_a_line_elsewhere_stay_in_their_value(tmp_path: Path):
+    rows = [{"a": "1", "b": "one\u2028two\x85three\x0bfour"}, {"a": "2", "b": 'x;y;z"'}]
+    write_table(rows, ["a"], tmp_path / "table.csv")
+    assert read_table(tmp_path / "table.csv") == rows
+    (tmp_path / "empty.csv").write_bytes(b"")
+    assert read_table(tmp_path / "empty.csv") == []
+
+
+def test_a_default_that_is_no_plain_value_is_named(tmp_path: Path):
+    path = notebook(tmp_path / "study.ipynb", RECORD, parameters="rate: float = 2 * 3\nsize: int = 1")
+    with pytest.raises(ValueError, match=r"the notebook's parameter rate must have a plain value .* got 2 \* 3"):
+        sweep(path, {"size": ["1"]}, tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, math.nan, math.inf])
+def test_a_timeout_is_a_positive_number(timeout: float, tmp_path: Path):
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        sweep(a_study(tmp_path), {}, tmp_path / "table.csv", timeout=timeout)
 
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -224,13 +278,13 @@ def test_list_names_every_study():
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_table_of_a_study_is_one_that_its_notebook_makes(path: Path):
     rows = read_table(path.with_suffix(".csv"))
-    known = runner.parameters_of(runner.read(path))
+    known = runner.parameters_of(notebook_files.read(path))
     defaults = {name: str(runner.literal(entry["default"])) for name, entry in known.items()}
     assert list(rows[0])[: len(defaults)] == list(defaults)
     assert len({tuple(row[name] for name in defaults) for row in rows}) == len(rows) > 20
     assert study.ERROR not in rows[0]
     # The notebook was run at its defaults, and that is a point of the table.
     (row,) = [row for row in rows if all(row[name] == value for name, value in defaults.items())]
-    outputs = [output for cell in runner.read(path).cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in notebook_files.read(path).cells for output in cell.get("outputs", [])]
     (recorded,) = [output.metadata[KEY] for output in outputs if KEY in output.get("metadata", {})]
     assert {name: float(row[name]) for name in recorded} == pytest.approx(recorded, abs=0.1)

@@ -63,6 +63,17 @@ def test_what_is_missing_is_named():
         to_ours([same(f"o{i}", f"n{i}") for i in range(9)], {})
 
 
+@pytest.mark.parametrize(
+    "kind", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn]
+)
+def test_weights_that_would_need_a_scale_are_refused(kind):
+    their = theirs() | {"b.w": torch.zeros(3, 2).to(kind)}
+    with pytest.raises(ValueError, match=rf"^b\.w should be floating-point weights: got {kind}"):
+        to_ours(TABLE, their)
+    for wide in (torch.float64, torch.float16, torch.bfloat16):
+        assert to_ours(TABLE, theirs() | {"b.w": torch.zeros(3, 2, dtype=wide)})["second.weight"].dtype == wide
+
+
 def test_a_loaded_model_has_the_numbers_and_nothing_of_the_checkpoints_memory():
     net, their = model(), theirs()
     load(net, to_ours(TABLE, their))
@@ -79,6 +90,7 @@ def test_a_loaded_model_has_the_numbers_and_nothing_of_the_checkpoints_memory():
     [
         ({"first.weight": None}, "no weights for first.weight$"),
         ({"third.weight": torch.zeros(1)}, "nothing called third.weight; it has first.weight, first.bias"),
+        ({"second.weight": torch.zeros(2, 3, dtype=torch.int8)}, "second.weight is of another kind: .* torch.int8"),
         ({"second.weight": torch.zeros(3, 2)}, r"second.weight is of another shape: .* \(3, 2\), the model \(2, 3\)"),
     ],
 )

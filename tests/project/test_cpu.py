@@ -97,9 +97,20 @@ def test_a_model_takes_the_same_steps(name):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
+def test_whole_causal_masks_need_not_be_read():
+    torch.manual_seed(0)
+    model, ids = GPT(GPTConfig(vocab_size=11, context=8, n_layers=2, n_heads=2, d_model=8)), torch.randint(11, (3, 8))
+    expected = model(ids)
+    cpu.causal_attention(model)
+    assert all(module.attend is not fused_attention for module in model.modules() if hasattr(module, "attend"))
+    torch.testing.assert_close(model(ids), expected)
+
+
 def test_a_model_without_attention_is_refused():
     with pytest.raises(ValueError, match="no MultiHeadAttention in this Linear"):
         short_attention(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="no MultiHeadAttention in this Linear"):
+        cpu.causal_attention(nn.Linear(2, 2))
 
 
 PROGRAM = """

@@ -208,6 +208,19 @@ def test_a_model_of_another_size_is_refused_and_nothing_changes(saved, sizes, me
     assert all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer, generator), strict=True))
 
 
+def test_weights_of_another_kind_are_refused_and_nothing_changes(saved):
+    found = load_checkpoint(saved)
+    name = next(name for name in found.tensors if name.startswith("model/") and name.endswith("weight"))
+    found.tensors[name] = found.tensors[name].to(torch.int8)
+    model = GPT(CONFIG)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=rf"{name.removeprefix('model/')} in torch\.int8, the model in torch\.float32"
+    ):
+        found.restore(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_an_optimizer_or_generator_that_is_not_there_is_refused_and_nothing_changes(saved):
     model = GPT(CONFIG)
     optimizer, generator = AdamW(decay_groups(model, 0.1)), torch.Generator().manual_seed(4)
