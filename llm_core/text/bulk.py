@@ -38,6 +38,9 @@ class BulkTokenizer:
 
     def __init__(self, tokenizer: HasJson) -> None:
         self._engine = _engine(tokenizer.to_json())
+        # Padding to the longest text of a batch would give a text other ids than it has by itself.
+        padding = self._engine.padding
+        self._fills_a_batch = padding is not None and padding["length"] is None
         self.vocabulary = Vocabulary(self._engine.get_vocab(with_added_tokens=True))
 
     @property
@@ -54,6 +57,8 @@ class BulkTokenizer:
 
         The environment variable RAYON_NUM_THREADS says how many cores.
         """
+        if self._fills_a_batch:
+            return list(map(self.encode, texts))
         # _fast leaves out the places of the tokens in the text, which ids do not need.
         return [encoding.ids for encoding in self._engine.encode_batch_fast(list(texts), add_special_tokens=False)]
 

@@ -78,6 +78,10 @@ class Metaspace:
     prepend_scheme: Literal["first", "never", "always"] = "always"
     split: bool = True
 
+    def __post_init__(self) -> None:
+        if len(self.replacement) != 1:
+            raise ValueError(f"replacement must be one character: got {self.replacement!r}")
+
     def __call__(self, tokens: list[str]) -> list[str]:
         first = " " if self.prepend_scheme == "never" else ""
         return [token.replace(self.replacement, " " if i else first) for i, token in enumerate(tokens)]

@@ -215,8 +215,8 @@ class _Reader:
                 self.refuse(quantifier, "repeats what takes no room in a text")
             if part.empty:
                 self.refuse(quantifier, "repeats what may be empty: engines end such a loop in different ways")
-            if self.behind and suffix == "+":
-                self.refuse(quantifier, "never gives back, within a look behind")
+            if self.behind and not re.fullmatch(r"\{\d+\}", quantifier):
+                self.refuse(quantifier, "has no fixed length, within a look behind")
             if part.letter in {"s", "f"}:
                 self.refuse(part.letter + quantifier, "under (?i) may become ß or a ligature: write [sS]")
             inner = part.text if part.whole else f"(?:{part.text})"
@@ -303,6 +303,8 @@ class _Reader:
             if name in "Zz":
                 self.own.append("\\" + name)
             return _Part(_ANCHORS[name], empty=True, repeatable=False)
+        if self.sees("\\R") and self.behind:
+            self.refuse("\\R", "may not stand in a look behind")
         if self.take("\\R"):
             return _Part(_BREAK)
         negated, inside = self.escaped_class(fold)

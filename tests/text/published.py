@@ -156,6 +156,14 @@ def mistral() -> Tokenizer:
     return _sentencepiece_like(tokenizer)
 
 
+def metaspace() -> Tokenizer:
+    """As T5's file cuts and decodes, with merges: words with the space before them."""
+    tokenizer = _characters()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    return _sentencepiece_like(tokenizer)
+
+
 def gemma() -> Tokenizer:
     tokenizer = _characters()
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
@@ -202,7 +210,7 @@ def bert() -> Tokenizer:
 BPE: dict[str, Callable[[], Tokenizer]] = {
     make.__name__: make
     for make in (
-        gpt2, smollm2, qwen, llama3, gpt4o, deepseek, roberta, llama2, llama2_normalised_names, mistral, gemma, gpt1,
-        marked,
+        gpt2, smollm2, qwen, llama3, gpt4o, deepseek, roberta, llama2, llama2_normalised_names, mistral, metaspace,
+        gemma, gpt1, marked,
     )
 }  # fmt: skip
