@@ -3,9 +3,10 @@
 A residual is an addition: each part reads the stream and adds what it found. The blocks differ in where the
 norm stands and in what is read; their parts are handed in.
 
-    PreNormBlock          x + part(norm(x))   GPT-2, Llama: the stream itself is never normed
-    PostNormBlock         norm(x + part(x))   the 2017 encoder, BERT
-    CrossAttentionBlock   post-norm, and a second attention that reads the encoder: the 2017 decoder
+    PreNormBlock                 x + part(norm(x))   GPT-2, Llama: the stream itself is never normed
+    PostNormBlock                norm(x + part(x))   the 2017 encoder, BERT
+    CrossAttentionBlock          post-norm, and a second attention that reads the encoder: the 2017 decoder
+    PreNormCrossAttentionBlock   the same with the norms before the parts: T5's decoder
 """
 
 from __future__ import annotations
@@ -99,3 +100,23 @@ class CrossAttentionBlock(nn.Module):
         read = self.cross_attention(x, memory, mask=memory_mask, cache=memory_cache)
         x = self.cross_attention_norm(x + self.dropout(read))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+
+class PreNormCrossAttentionBlock(CrossAttentionBlock):
+    """The same three parts, with the norm before each: T5's decoder."""
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "B2 S D"],
+        *,
+        mask: Bool[Tensor, " ..."] | None = None,
+        memory_mask: Bool[Tensor, " ..."] | None = None,
+        cache: object | None = None,
+        memory_cache: object | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The stream after this block; `memory` is the encoder's output, read unless `memory_cache` holds it."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask=mask, cache=cache))
+        read = self.cross_attention(self.cross_attention_norm(x), memory, mask=memory_mask, cache=memory_cache)
+        x = x + self.dropout(read)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))

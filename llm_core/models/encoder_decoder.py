@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,11 @@ class EncoderDecoderConfig:
         check_shares(dropout=self.dropout)
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: got {self.activation}")
+
+    @property
+    def d_head(self) -> int:
+        """E, the width of a head."""
+        return self.d_model // self.n_heads
 
 
 # Table 3 of the paper. Its counts, 65M and 213M, are those of a vocabulary of about 37,000 tokens.
@@ -219,34 +225,39 @@ class EncoderDecoder(nn.Module):
 
 
 class GivenSource:
-    """A decoder whose source has been read: target ids (B, T) -> logits (B, T, V)."""
+    """A decoder whose source has been read: target ids (B, T) -> logits (B, T, V).
 
-    def __init__(self, model: EncoderDecoder, source: Int[Tensor, "B S"]) -> None:
+    The model is an `EncoderDecoder`, or another with the same `encode`, `decode`, `decoder` and the same names in its
+    config, as `T5` is.
+    """
+
+    def __init__(self, model: Any, source: Int[Tensor, "B S"]) -> None:
         self.model, self.source = model, source
         self.memory = model.encode(source)
 
     def __call__(self, target: Int[Tensor, "B T"], cache: DecoderCache | None = None) -> Float[Tensor, "B T V"]:
         """Logits after each target position."""
-        return self.model.decode(target, self.memory, self.source, cache)
+        logits: Tensor = self.model.decode(target, self.memory, self.source, cache)
+        return logits
 
     @property
     def context(self) -> int:
         """The longest target, in tokens."""
-        return self.model.config.context
+        return int(self.model.config.context)
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens that the model knows."""
-        return self.model.config.vocab_size
+        return int(self.model.config.vocab_size)
 
     def new_cache(self, batch: int, capacity: int | None = None) -> DecoderCache:
         """An empty cache for `batch` targets of up to `capacity` tokens (the whole context unless given)."""
         config = self.model.config
 
         def cache(tokens: int) -> Cache:
-            d_head = config.d_model // config.n_heads
             device, dtype = self.memory.device, self.memory.dtype
-            return Cache(config.n_layers, batch, config.n_heads, tokens, d_head, device=device, dtype=dtype)
+            n_layers = len(self.model.decoder)
+            return Cache(n_layers, batch, config.n_heads, tokens, config.d_head, device=device, dtype=dtype)
 
         return DecoderCache(
             target=cache(config.context if capacity is None else capacity),

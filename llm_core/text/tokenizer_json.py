@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm_core.text import components, decoders, framing_json, normalisers, pretokenisers
+from llm_core.text import components, decoders, framing_json, normalisers, precompiled, pretokenisers
 from llm_core.text.components import as_type, read_list, refuse
 from llm_core.text.framing import PLAIN_FRAMING, Framing
 from llm_core.text.special import AddedToken, SpecialTokens
@@ -93,7 +93,7 @@ def read_parts(text: str, model: str, ignore: Collection[str] = ()) -> Parts:
 
 
 _TABLES: dict[str, Mapping[str, type]] = {
-    "normalizer": normalisers.TABLE,
+    "normalizer": normalisers.TABLE | precompiled.TABLE,
     "pre_tokenizer": pretokenisers.TABLE,
     "decoder": decoders.TABLE,
 }
@@ -176,51 +176,6 @@ def as_json(
     ]
     content = {"version": "1.0", "added_tokens": added, **framing_json.write(framing, vocabulary), **parts}
     return json.dumps(content, ensure_ascii=False, indent=2)
-
-
-def read_components(text: str, *, model: str, **types: str | None) -> tuple[dict[str, Any], dict[str, int]]:
-    """The components of a `tokenizer.json`, and the ids of its special tokens.
-
-    Args:
-        text: what the file holds.
-        model: the type of its model.
-        **types: the type that each other component must have; None: it must not be there.
-
-    Raises:
-        ValueError: it is no such file, a component has another type, or an added token is not a special one that is
-            looked for in the text as it stands.
-    """
-    with reading(model):
-        content = json.loads(text)
-        expect("model.type", content["model"].get("type", model), [model])  # old files do not name it
-        iter(content["model"]["vocab"])  # every model has one: an error where it has not
-        for name, expected in types.items():
-            expect(f"{name}.type", type_of(content.get(name)), [expected])
-        added = content.get("added_tokens") or []
-        # Without a normaliser it makes no difference whether a token is looked for before or after it.
-        flags = FLAGS if content.get("normalizer") else FLAGS[:-1]
-        for token in added:
-            expect(f"special of the added token {token['content']!r}", token.get("special"), [True])
-            for flag in flags:
-                expect(f"{flag} of the added token {token['content']!r}", token.get(flag, False), [False])
-        return content, {token["content"]: token["id"] for token in added}
-
-
-def with_added(vocabulary: Mapping[str, int], special: Mapping[str, int]) -> dict[str, int]:
-    """Token -> id of a model and of its added tokens, which need not be in the model's own vocabulary.
-
-    Raises:
-        ValueError: the two give a token different ids.
-    """
-    ids = dict(special) | dict(vocabulary)
-    for token, id_ in special.items():
-        expect(f"the id of the added token {token!r}", id_, [ids[token]])
-    return ids
-
-
-def type_of(component: Mapping[str, Any] | None) -> str | None:
-    """The type of a component; None where there is none."""
-    return None if component is None else component["type"]
 
 
 def expect(name: str, value: Any, supported: Collection[Any]) -> None:

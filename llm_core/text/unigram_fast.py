@@ -2,7 +2,8 @@
 
 `unigram.SimpleUnigram` is the one to read first. What comes on top of it here: the ids of words are remembered, cuts
 are drawn by chance or listed from the best on (`lattice`), training handles all words at once (`lattices`,
-`unigram_training`), unknown characters may become bytes, a text may name special tokens, and there are files.
+`unigram_training`), unknown characters may become bytes, a text may be normalised before and have special tokens put
+around it afterwards, and there are files: those of T5 and XLM-RoBERTa too.
 
 Source: Kudo 2018; Kudo and Richardson 2018 for ▁.
 """
@@ -13,25 +14,29 @@ import math
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from heapq import nlargest
 from pathlib import Path
 from typing import Literal
 
 from llm_core.files import write_whole
-from llm_core.text import tokenizer_json
+from llm_core.text import tokenizer_json, unigram_json
+from llm_core.text.decoders import Decoder, as_text
+from llm_core.text.framing import PLAIN_FRAMING, Framing
 from llm_core.text.lattice import Cut, Edges, best_cut, best_cuts, edges_of, prefixes_of, sample_cut
+from llm_core.text.normalisers import Normaliser
+from llm_core.text.pretokenisers import Metaspace, PreTokeniser
 from llm_core.text.pretokenize import SPACE, split_at_spaces
 from llm_core.text.remembered import Remembered
-from llm_core.text.special import SpecialTokens
+from llm_core.text.special import AddedToken, SpecialTokens
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 from llm_core.text.unicode_tables import is_surrogate
 from llm_core.text.unigram import UNK, UNKNOWN_PENALTY
+from llm_core.text.unigram_json import BYTES
 from llm_core.text.unigram_training import learn_scores
 
 CACHE_SIZE = 2**17  # words whose ids are remembered; then it begins anew
 LONGEST_CACHED = 1000  # characters: texts without spaces are one word, and hardly come twice
-
-BYTES = {f"<0x{byte:02X}>": byte for byte in range(256)}
 
 
 class UnigramTokenizer:
@@ -47,10 +52,17 @@ class UnigramTokenizer:
             pieces.
         prepend: whether a text that begins without a space gets one: "always", "never", or "first": not if it comes
             after a special token.
-        special_tokens: pieces that a text may name, such as "<s>"; `decode` leaves them out.
+        special_tokens: pieces that a text may name, such as "<s>"; `decode` can leave them out.
+        added_tokens: pieces that are found in the same way, whatever `allowed_special` says, and are text.
+        more_tokens: special or added tokens that are no pieces. Their ids come after those of the pieces.
+        normaliser: what is done to a text first, one of `normalisers` or `precompiled`; None: nothing.
+        split: how a text is cut into words, one of `pretokenisers`; None: by `Metaspace`, with `prepend`.
+        decoder: how pieces become text again, one of `decoders`; None: the one that belongs to `prepend`.
+        framing: the special tokens around a text, the most ids, and what fills them up.
 
     Raises:
-        ValueError: a piece is empty or stands twice, the unknown id is outside, a byte or special token is missing.
+        ValueError: a piece is empty or stands twice, the unknown id is outside, a byte or an added token is missing, or
+            a token is said to be special and not to be.
 
     >>> tokenizer = UnigramTokenizer([("<unk>", 0.0), ("▁", -3.0), ("▁low", -2.0), ("er", -2.0), ("e", -4.0)])
     >>> tokenizer.tokens("lower low?")
@@ -66,23 +78,37 @@ class UnigramTokenizer:
         unk_id: int | None = 0,
         byte_fallback: bool = False,
         prepend: Literal["always", "first", "never"] = "always",
-        special_tokens: Sequence[str] = (),
+        special_tokens: Sequence[str | AddedToken] = (),
+        added_tokens: Sequence[str | AddedToken] = (),
+        more_tokens: Sequence[str] = (),
+        normaliser: Normaliser | None = None,
+        split: PreTokeniser | None = None,
+        decoder: Decoder | None = None,
+        framing: Framing = PLAIN_FRAMING,
     ) -> None:
         self.pieces = [(piece, float(score)) for piece, score in pieces]
-        self.vocabulary = Vocabulary(piece for piece, _ in self.pieces)
-        self._ids = self.vocabulary.ids
+        self.vocabulary = Vocabulary([*(piece for piece, _ in self.pieces), *more_tokens])
+        self._ids = {piece: id_ for id_, (piece, _) in enumerate(self.pieces)}
         if not self._ids or "" in self._ids:
             raise ValueError("there must be a piece, and no piece may be empty")
         if unk_id is not None and not 0 <= unk_id < len(self.pieces):
             raise ValueError(f"unk_id must be that of a piece, 0 to {len(self.pieces) - 1}: got {unk_id}")
-        missing = [token for token in (*special_tokens, *(BYTES if byte_fallback else ())) if token not in self._ids]
+        self._special = SpecialTokens(special_tokens, always=added_tokens, normalise=normaliser)
+        names = self._special.tokens
+        missing = [token for token in (*names, *(BYTES if byte_fallback else ())) if token not in self.vocabulary]
         if missing:
             raise ValueError(f"special tokens and bytes must be pieces: {len(missing)} are not, {missing[0]!r} for one")
+        both = set(self._special.names) & set(self._special.always)
+        if both:
+            raise ValueError(f"a token is special, or text that was added: {min(both)!r} cannot be both")
         self.unk_id = unk_id
         self.byte_fallback = byte_fallback
-        self.prepend = prepend
-        self.special_tokens = {token: self._ids[token] for token in special_tokens}
-        self._special = SpecialTokens(self.special_tokens)
+        self.special_tokens = {token: self.vocabulary.ids[token] for token in self._special.names}
+        self.added_tokens = {token: self.vocabulary.ids[token] for token in self._special.always}
+        self.normaliser = normaliser
+        self.split = Metaspace(SPACE, prepend) if split is None else split
+        self.decoder = unigram_json.decoder_of(prepend, byte_fallback) if decoder is None else decoder
+        self.framing = framing
         self._scores = dict(self.pieces)
         self._prefixes = prefixes_of(self._scores)
         self._unknown = min(self._scores.values()) - UNKNOWN_PENALTY
@@ -133,27 +159,51 @@ class UnigramTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of pieces, the special ones counted."""
+        """Number of tokens, the special ones counted."""
         return self.vocabulary.size
 
-    def encode(self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all") -> list[int]:
+    def encode(
+        self,
+        text: str,
+        *,
+        allowed_special: Collection[str] | Literal["all"] = "all",
+        add_special_tokens: bool = False,
+    ) -> list[int]:
         """The ids of the best cut of a text.
 
         Args:
             text: any text, also an empty one.
             allowed_special: the special tokens that may be found in the text.
+            add_special_tokens: whether those of `framing` are put around it, such as T5's </s> at the end.
 
         Raises:
             UnknownTokenError: something cannot be cut, and there is no unknown token.
             ValueError: allowed_special names something that is no special token.
         """
-        ids: list[int] = []
-        for word, is_special in self._words(text, allowed_special):
-            if is_special:
-                ids.append(self._ids[word])
-                continue
-            ids += self._remembered[word]
-        return ids
+        return self.framing.ids(self._best_ids(text, allowed_special), add_special_tokens=add_special_tokens)
+
+    def encode_pair(
+        self,
+        first: str,
+        second: str | None = None,
+        *,
+        max_length: int | None = None,
+        allowed_special: Collection[str] | Literal["all"] = "all",
+    ) -> tuple[list[int], list[int]]:
+        """What a model reads for one text or two: the ids, with the special tokens of `framing`, and their segments.
+
+        Args:
+            first: a text.
+            second: another; None: there is one.
+            max_length: the most ids, in place of what `framing` says: what is too much goes as in `truncate_pair`.
+            allowed_special: see `encode`.
+
+        Raises:
+            ValueError: not even the special tokens fit into max_length, or as for `encode`.
+        """
+        ids = self._best_ids(first, allowed_special)
+        more = None if second is None else self._best_ids(second, allowed_special)
+        return self.framing.limited_to(max_length).frame(ids, more, add_special_tokens=True)
 
     def sample(self, text: str, rng: random.Random, alpha: float = 1.0) -> list[int]:
         """The ids of a cut drawn by chance: each with probability in proportion to P(cut)^alpha.
@@ -169,7 +219,7 @@ class UnigramTokenizer:
             raise ValueError(f"alpha must be a number from 0 on: got {alpha}. For the best cut use encode")
         ids: list[int] = []
         for word, is_special in self._words(text, "all"):
-            ids += [self._ids[word]] if is_special else self._ids_of(word, sample_cut(self._edges(word), rng, alpha))
+            ids += [self._added(word)] if is_special else self._ids_of(word, sample_cut(self._edges(word), rng, alpha))
         return ids
 
     def best(self, text: str, n: int) -> list[tuple[list[int], float]]:
@@ -183,7 +233,7 @@ class UnigramTokenizer:
         found: list[tuple[list[int], float]] = [([], 0.0)]
         for word, is_special in self._words(text, "all"):
             if is_special:
-                found = [([*ids, self._ids[word]], score) for ids, score in found]
+                found = [([*ids, self._added(word)], score) for ids, score in found]
                 continue
             cuts = [(self._ids_of(word, cut), score) for score, cut in best_cuts(self._edges(word), n)]
             longer = [(ids + more, score + gain) for ids, score in found for more, gain in cuts]
@@ -203,88 +253,65 @@ class UnigramTokenizer:
         Raises:
             UnknownTokenError: an id is outside 0 ... vocab_size - 1.
         """
-        tokens: list[str] = []
-        run = bytearray()
-        for token in self.vocabulary.tokens_of(ids):
-            if skip_special_tokens and token in self.special_tokens:
-                continue
-            if self.byte_fallback and token in BYTES:
-                run.append(BYTES[token])
-                continue
-            if run:
-                tokens.append(_text_of(run))
-                run = bytearray()
-            tokens.append(token)
-        if run:
-            tokens.append(_text_of(run))
-        if tokens and self.prepend != "never":
-            tokens[0] = tokens[0].replace(SPACE, "")
-        return "".join(tokens).replace(SPACE, " ")
+        tokens = self.vocabulary.tokens_of(ids)
+        if skip_special_tokens:
+            tokens = [token for token in tokens if token not in self.special_tokens]
+        return as_text(tokens, self.decoder)
 
     # --- files ---
 
     def to_json(self) -> str:
         """What a `tokenizer.json` of this tokenizer holds: the package tokenizers gives the same ids with it."""
-        metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": self.prepend, "split": True}
-        model = {
-            "type": "Unigram",
-            "unk_id": self.unk_id,
-            "vocab": self.pieces,
-            "byte_fallback": self.byte_fallback,
-        }
-        bytes_first = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, metaspace]}
-        components = {
-            "normalizer": None,
-            "pre_tokenizer": metaspace,
-            "post_processor": None,
-            "decoder": bytes_first if self.byte_fallback else metaspace,
-            "model": model,
-        }
-        return tokenizer_json.as_json(self.vocabulary, self._special, components)
+        parts = unigram_json.write(
+            self.pieces, self.unk_id, self.byte_fallback, self.normaliser, self.split, self.decoder
+        )
+        return tokenizer_json.as_json(self.vocabulary, self._special, parts, self.framing)
 
     @classmethod
-    def from_json(cls, text: str) -> UnigramTokenizer:
-        """The tokenizer that a `tokenizer.json` describes. Its truncation, padding and post-processor are not read.
+    def from_json(cls, text: str, *, ignore: Collection[str] = ()) -> UnigramTokenizer:
+        """The tokenizer that a `tokenizer.json` describes, as the package tokenizers writes it.
+
+        Args:
+            text: what the file holds.
+            ignore: "truncation" or "padding", to leave out what the file says about the length of an input.
 
         Raises:
             ValueError: it is no Unigram, or asks for something that this class does not do. The message names it.
         """
-        content, special = tokenizer_json.read_components(
-            text, model="Unigram", normalizer=None, pre_tokenizer="Metaspace"
-        )
-        with tokenizer_json.reading("Unigram"):
-            model, metaspace = content["model"], content["pre_tokenizer"]
-            tokenizer_json.expect("pre_tokenizer.replacement", metaspace["replacement"], [SPACE])
-            tokenizer_json.expect("pre_tokenizer.split", metaspace.get("split", True), [True])
-            return cls(
-                [(piece, score) for piece, score in model["vocab"]],
-                unk_id=model["unk_id"],
-                byte_fallback=model.get("byte_fallback", False),
-                prepend=metaspace["prepend_scheme"],
-                special_tokens=list(special),
-            )
+        return cls(**unigram_json.read(text, ignore))
 
     def save(self, path: str | Path) -> Path:
         """Write a `tokenizer.json`; returns its path. A file of that name is replaced once the new one is complete."""
         return write_whole(path, self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> UnigramTokenizer:
-        """Read a `tokenizer.json`. Errors are those of `from_json`, and OSError."""
-        return tokenizer_json.load(path, cls.from_json)
+    def load(cls, path: str | Path, *, ignore: Collection[str] = ()) -> UnigramTokenizer:
+        """Read a `tokenizer.json`. Arguments and errors are those of `from_json`, and OSError."""
+        return tokenizer_json.load(path, partial(cls.from_json, ignore=ignore))
 
     # --- inside ---
 
+    def _best_ids(self, text: str, allowed_special: Collection[str] | Literal["all"]) -> list[int]:
+        ids: list[int] = []
+        for word, is_added in self._words(text, allowed_special):
+            if is_added:
+                ids.append(self._added(word))
+                continue
+            ids += self._remembered[word]
+        return ids
+
     def _words(self, text: str, allowed_special: Collection[str] | Literal["all"]) -> list[tuple[str, bool]]:
-        """The words of a text, each with whether it is a special token."""
+        """The words of a text, each with whether it is an added token."""
         words: list[tuple[str, bool]] = []
         for i, part in enumerate(self._special.split(text, allowed_special)):
-            if i % 2:  # plain and special parts in turn
+            if i % 2:  # plain and added parts in turn
                 words.append((part, True))
-            else:
-                prepend = self.prepend == "always" or (self.prepend == "first" and i == 0)
-                words += [(word, False) for word in split_at_spaces(part, prepend=prepend)]
+            elif part:
+                words += [(word, False) for word in self.split(part, i == 0)]
         return words
+
+    def _added(self, token: str) -> int:
+        return self.vocabulary.ids[token]
 
     def _encode_word(self, word: str) -> list[int]:
         return self._ids_of(word, best_cut(self._edges(word)))
@@ -319,11 +346,3 @@ class UnigramTokenizer:
 
 def _second(pair: tuple[list[int], float]) -> float:
     return pair[1]
-
-
-def _text_of(run: bytearray) -> str:
-    """UTF-8, or as many replacement characters as there are bytes."""
-    try:
-        return run.decode()
-    except UnicodeDecodeError:
-        return "\ufffd" * len(run)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_core.pretrained.bert import find_minilm
+from llm_core.pretrained.e5 import find_e5
 from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
 
 
@@ -22,6 +23,12 @@ def minilm() -> Path:
 def smollm2_file() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct."""
     return installed(lambda: locate(SMOLLM2, "SmolLM2-135M-Instruct.Q4_1.gguf"))
+
+
+@pytest.fixture(scope="session")
+def e5_file() -> Path:
+    """The file of multilingual-e5-small."""
+    return installed(find_e5)
 
 
 def installed(find: Callable[[], Path]) -> Path:

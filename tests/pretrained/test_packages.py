@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_core.pretrained.packages import MINILM, SMOLLM2, MissingPackage, Package, locate
+from llm_core.pretrained.packages import E5, MINILM, SMOLLM2, MissingPackage, Package, locate
 
 CONTENT = b"weights"
 PACKAGE = Package("gt-nothing==1.2.3", "gt_nothing_at_all", {"model/a.bin": hashlib.sha256(CONTENT).hexdigest()})
@@ -58,8 +58,10 @@ def test_a_file_without_a_checksum_is_refused(installed):
         locate(PACKAGE, "model/b.bin")
 
 
-def test_the_installed_packages_are_the_pinned_ones(minilm, smollm2_file):
+def test_the_installed_packages_are_the_pinned_ones(minilm, smollm2_file, e5_file):
     assert {file for file in MINILM.sha256 if (minilm.parent / file).is_file()} == set(MINILM.sha256)
     assert smollm2_file.name in SMOLLM2.sha256
     assert minilm.parts[-2] == MINILM.module
     assert smollm2_file.parent.name == SMOLLM2.module
+    assert e5_file.name in E5.sha256
+    assert e5_file.parent.name == E5.module

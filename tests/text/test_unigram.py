@@ -27,6 +27,7 @@ from llm_core.text.lattice import (
     sample_cut,
 )
 from llm_core.text.lattices import Lattices
+from llm_core.text.pretokenisers import Metaspace
 from llm_core.text.pretokenize import split_at_spaces
 from llm_core.text.tokenizer import Tokenizer as OurProtocol
 from llm_core.text.tokenizer import UnknownTokenError
@@ -534,7 +535,7 @@ def test_options_of_training():
     assert list(tokenizer.vocabulary)[2:258] == list(BYTES)
     assert max(map(len, list(tokenizer.vocabulary)[258:])) == 3
     assert sum(len(piece) > 1 for piece in list(tokenizer.vocabulary)[258:]) == 8
-    assert tokenizer.prepend == "never"
+    assert tokenizer.split == Metaspace("▁", "never")
     assert tokenizer.encode("<s>a")[0] == 1
     assert tokenizer.decode(tokenizer.encode(" é a")) == " é a"
 
@@ -600,12 +601,11 @@ def test_files_that_ask_for_something_else_are_refused(tmp_path):
         assert "t.json" in str(error.value)
 
     refused(lambda c: c["model"].update(type="BPE"), 'model.type must be "Unigram", got "BPE"')
-    refused(lambda c: c.update(normalizer={"type": "NFKC"}), 'normalizer.type must be null, got "NFKC"')
-    refused(lambda c: c["pre_tokenizer"].update(type="Whitespace"), 'must be "Metaspace"')
-    refused(lambda c: c["pre_tokenizer"].update(replacement="_"), "pre_tokenizer.replacement")
-    refused(lambda c: c["pre_tokenizer"].update(split=False), "pre_tokenizer.split")
-    refused(lambda c: c["added_tokens"][0].update(rstrip=True), "rstrip of the added token '<unk>'")
-    refused(lambda c: c["added_tokens"][0].update(content="<s>"), "special tokens and bytes must be pieces")
+    refused(lambda c: c["pre_tokenizer"].update(type="Spaces"), "pre_tokenizer.type")
+    refused(lambda c: c["added_tokens"][0].update(rstrip="no"), "rstrip of the added token '<unk>'")
+    refused(lambda c: c["model"].update(byte_fallback=True), "model.byte_fallback must be false, where not all of")
+    refused(lambda c: c.update(decoder=None), "decoder must be there")
+    refused(lambda c: c["model"].update(unk_id=2), "model.unk_id must be null, or the place of one of the 2 pieces")
 
 
 def test_it_is_a_tokenizer_that_can_be_sent_to_another_process(trained):
