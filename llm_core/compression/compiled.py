@@ -36,6 +36,7 @@ from llm_core.compression.quantize import (
     quantize_int8,
     unpack_int4,
 )
+from llm_core.files import return_memory
 from llm_core.layers.attention import MultiHeadAttention, attention, fused_attention
 from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.embedding import TokenEmbedding
@@ -47,6 +48,7 @@ from llm_core.models.llama import Llama, LlamaConfig
 
 GROUP = 32  # weights that are read together, and the width that all rows are rounded up to
 _AT_ONCE = 256  # tokens of a prompt that are read in one go
+_LONG = 32  # tokens of a prompt after whose reading memory is given back: it takes less than they did
 # Fields of `LlamaConfig` that are done, or that are read off the layers. Any other has to be at its default.
 _DONE = {"vocab_size", "context", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff", "d_head", "rope_base"}
 _DONE |= {"rope_scaling", "norm_eps", "tied", "qkv_bias", "output_bias", "qk_norm", "window", "experts_per_token"}
@@ -224,6 +226,8 @@ class CompiledDecoder:
     def hidden(self, ids: Int[Tensor, "B T"], cache: CompiledCache | None = None) -> Float[Tensor, "B T D"]:
         """The last hidden states, before the output head."""
         parts = [self._forward(part, cache, want_logits=False)[0] for part in self._parts(ids, cache)]
+        if ids.numel() >= _LONG:  # what it took on the way, and maybe the model that the weights came from
+            return_memory()
         return torch.cat(parts, dim=1)
 
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
@@ -258,7 +262,10 @@ class CompiledDecoder:
         rows = torch.arange(B)[:, None].expand(B, T)
         with self._one_at_a_time:
             found = self._read(
-                *(t[text].tolist() for t in (ids, rows, positions)), cache, want_logits=want_logits, threads=self.threads
+                *(t[text].tolist() for t in (ids, rows, positions)),
+                cache,
+                want_logits=want_logits,
+                threads=self.threads,
             )
         cache.length += T
         hidden, logits = (torch.from_numpy(array) for array in found)
@@ -319,7 +326,7 @@ class CompiledDecoder:
         room = (shape.n_layers, ids.shape[0], shape.n_kv_heads, cache.capacity, _up(shape.d_head, 16))
         if not isinstance(cache, CompiledCache) or cache.keys.shape != room:
             raise ValueError(
-                f"the cache is not one of this model for {ids.shape[0]} texts: make it with its new_cache({ids.shape[0]})"
+                f"the cache is not one of this model for {ids.shape[0]} texts: make it with the model's new_cache"
             )
         lowest, highest = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
         if lowest < 0 or highest >= self.vocab_size:
@@ -332,8 +339,8 @@ class CompiledDecoder:
             )
         if end > cache.capacity:
             raise ValueError(
-                f"the cache is full: it holds {cache.length} of {cache.capacity} tokens and {ids.shape[1]} more were to "
-                f"be added; make it with a capacity of at least {end}"
+                f"the cache is full: it holds {cache.length} of {cache.capacity} tokens and {ids.shape[1]} more were "
+                f"to be added; make it with a capacity of at least {end}"
             )
 
 
@@ -398,7 +405,10 @@ def _parameters(step: Any, model: Llama | GPT, bits: int) -> Any:
         return {name: _weights(step, layers, bits=bits), f"{name}_bias": _array(bias)}
 
     def norms(modules: list[nn.Module], name: str) -> dict[str, Any]:
-        return {name: _array([m.weight for m in modules]), f"{name}_bias": _array([_bias(m, len(m.weight)) for m in modules])}
+        return {
+            name: _array([m.weight for m in modules]),
+            f"{name}_bias": _array([_bias(m, len(m.weight)) for m in modules]),
+        }
 
     up = matrix([[ff.up] for ff in feed_forwards], "up")
     gate = {"gate": up["up"], "gate_bias": up["up_bias"]}  # not read without a gate
@@ -475,10 +485,10 @@ def _codes(layer: nn.Module, bits: int) -> tuple[np.ndarray, ...]:
 
 def _grouped(codes: np.ndarray, stored: int) -> np.ndarray:
     """Codes (O, I) as (O, G, 32), zeros added at the end; 4-bit codes packed, the second half above the first."""
-    O, I = codes.shape
-    whole = np.zeros((O, _up(I)), codes.dtype)
-    whole[:, :I] = codes
-    groups = whole.reshape(O, -1, GROUP)
+    rows, width = codes.shape
+    whole = np.zeros((rows, _up(width)), codes.dtype)
+    whole[:, :width] = codes
+    groups = whole.reshape(rows, -1, GROUP)
     return groups if stored == GROUP else groups[..., :16] | (groups[..., 16:] << 4)
 
 

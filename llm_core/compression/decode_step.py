@@ -5,15 +5,15 @@
                      x = x + down(activation(gate(norm(x))) * up(norm(x)))        or without gate
     logits = head(norm(x))
 
-A model in PyTorch asks for each of these by a call of its own, some hundreds for a token, and with a single token a call
-costs more than its work. Here all of it is one loop that numba compiles: what is left is to read the weights.
+A model in PyTorch asks for each of these by a call of its own, some hundreds for a token, and with a single token a
+call costs more than its work. Here all of it is one loop that numba compiles: what is left is to read the weights.
 
 `decode` is run by several threads at once, each with its own number. Every thread does its share of the rows of each
 product and its share of the heads, and where one needs what the others have done they `meet`.
 
-Weights are codes, and become numbers in the registers, sixteen at a time, where they are used: in groups of 32, of which
-the first half lies in the low four bits of sixteen bytes and the second in the high four. So a product is that of the
-definition, `llm_core.compression.quantize`, with float32 vectors: nothing but the weights is rounded.
+Weights are codes, and become numbers in the registers, sixteen at a time, where they are used: in groups of 32, of
+which the first half lies in the low four bits of sixteen bytes and the second in the high four. So a product is that of
+the definition, `llm_core.compression.quantize`, with float32 vectors: nothing but the weights is rounded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
-from llm_core.compression.vectors import Floats, high, low, meet, read, spread, total, whole, write, zeros
+from llm_core.compression.vectors import high, low, meet, read, spread, total, whole, write, zeros
 
 GROUP = 32
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
@@ -231,7 +231,7 @@ def prepare_heads(layer, shape, p, work, keys, values, rows, positions, thread, 
 
 @njit(**_OPTIONS)
 def attend(query, keys, values, first, last, scores, out):  # type: ignore[no-untyped-def]
-    """out = softmax(query key^T / sqrt(E)) value, over the positions first ... last - 1. Query and keys end in zeros."""
+    """out = softmax(query key^T) value, over the positions first ... last - 1. Query and keys end in zeros."""
     width = keys.shape[1]
     highest = np.float32(-np.inf)
     for s in range(first, last):
@@ -267,7 +267,9 @@ def attend_all(layer, shape, p, work, keys, values, rows, positions, thread, thr
         for e in range(E):
             query[e] *= scale
         seen = rows[n]
-        attend(query, keys[layer, seen, h // group], values[layer, seen, h // group], first, last, work.scores[thread], out)
+        attend(
+            query, keys[layer, seen, h // group], values[layer, seen, h // group], first, last, work.scores[thread], out
+        )
         work.read[n, h * E : h * E + E] = out[:E]
 
 
