@@ -1,8 +1,8 @@
 """What plain numba lacks: sixteen numbers at once, and a counter that threads share.
 
 numba compiles a loop over single numbers, and LLVM makes vectors of it where it can. With 4-bit codes, two to a byte,
-it cannot do that well: the same loop over `Floats`, sixteen float32 numbers side by side, is several times as quick. One
-operation on sixteen numbers is one instruction with AVX-512, two with AVX2, four on ARM; LLVM sees to that.
+it cannot do that well: the same loop over `Floats`, sixteen float32 numbers side by side, is several times as quick.
+One operation on sixteen numbers is one instruction with AVX-512, two with AVX2, four on ARM; LLVM sees to that.
 
     read(x, i)        x[i] ... x[i + 15]                    spread(x, i)      sixteen times x[i]
     low(codes, i)     the low four bits of sixteen bytes    high(codes, i)    the high four bits
