@@ -112,12 +112,22 @@ def check_compilable(model: nn.Module) -> None:
 
 def _not_compiled(module: nn.Module) -> str | None:
     """Why a layer is not compiled; None if it is."""
-    known = (nn.Linear, Int8Linear, Int4Linear, TokenEmbedding, Int8Embedding, nn.Embedding, nn.Identity, nn.Dropout)
+    known: tuple[type[nn.Module], ...] = (
+        nn.Linear,
+        Int8Linear,
+        Int4Linear,
+        TokenEmbedding,
+        Int8Embedding,
+        nn.Embedding,
+        nn.Identity,
+        nn.Dropout,
+    )
     known += (MultiHeadAttention, PreNormBlock, FeedForward, GatedFeedForward, RMSNorm, LayerNorm, Rope, nn.ModuleList)
     if isinstance(module, (Llama, GPT)):
         return None
     # What has a table of its own kind, such as LearnedPositions, is reached through its parts.
-    if type(module) not in known and (list(module.parameters(recurse=False)) or list(module.buffers(recurse=False))):
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if own and type(module) not in known:
         return f"a {type(module).__name__} is not one of the layers that are"
     if isinstance(module, MultiHeadAttention):
         if module.position_bias is not None:
@@ -207,7 +217,7 @@ class CompiledDecoder:
         self._one_at_a_time = threading.Lock()
         # Compile, in one thread: an error here in one of two would leave the other waiting.
         with self._one_at_a_time:
-            self._read([0], [0], [0], self.new_cache(1, 1), want_logits=True, threads=1)
+            self._read([[0], [0], [0]], self.new_cache(1, 1), want_logits=True, threads=1)
             self._head(np.zeros((1, _up(self._shape.d_model)), np.float32), threads=1)
 
     def __call__(self, ids: Int[Tensor, "B T"], cache: CompiledCache | None = None) -> Float[Tensor, "B T V"]:
@@ -261,12 +271,8 @@ class CompiledDecoder:
         text = positions >= 0
         rows = torch.arange(B)[:, None].expand(B, T)
         with self._one_at_a_time:
-            found = self._read(
-                *(t[text].tolist() for t in (ids, rows, positions)),
-                cache,
-                want_logits=want_logits,
-                threads=self.threads,
-            )
+            tokens = [of_all[text].tolist() for of_all in (ids, rows, positions)]
+            found = self._read(tokens, cache, want_logits=want_logits, threads=self.threads)
         cache.length += T
         hidden, logits = (torch.from_numpy(array) for array in found)
         return self._spread(hidden[:, : self._shape.d_model], text), self._spread(logits, text)
@@ -283,25 +289,36 @@ class CompiledDecoder:
 
     def _read(
         self,
-        ids: list[int],
-        rows: list[int],
-        positions: list[int],
+        tokens: list[list[int]],
         cache: CompiledCache,
         *,
         want_logits: bool,
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Run the compiled function: hidden states (N, D rounded up) and logits (N, V), of no row if not wanted."""
-        N, shape = len(ids), self._shape
+        """Run the compiled function for tokens, their ids, rows and positions.
+
+        Returns:
+            Hidden states (N, D rounded up) and logits (N, V), of no row if not wanted.
+        """
+        N, shape = len(tokens[0]), self._shape
         hidden = np.empty((N, _up(shape.d_model)), np.float32)
         logits = np.empty((N if want_logits else 0, self.vocab_size), np.float32)
         if N:
-            tokens = (np.array(numbers, np.int64) for numbers in (ids, rows, positions))
             counter, work = np.zeros(1, np.int64), _work(self._step, shape, N, cache.keys.shape, threads)
             self._run(
                 self._step.decode,
                 threads,
-                (counter, shape, self._parameters, work, *tokens, cache.keys, cache.values, hidden, logits),
+                (
+                    counter,
+                    shape,
+                    self._parameters,
+                    work,
+                    *np.array(tokens, np.int64),
+                    cache.keys,
+                    cache.values,
+                    hidden,
+                    logits,
+                ),
             )
         return hidden, logits
 
@@ -365,7 +382,7 @@ def _work(step: Any, shape: Any, N: int, cache: tuple[int, ...], threads: int) -
 
 
 def _shape(step: Any, model: Llama | GPT) -> Any:
-    block = model.blocks[0]
+    block: Any = model.blocks[0]
     heads, feed_forward, rope = block.attention, block.feed_forward, block.attention.rotate
     eps = {module.eps for module in model.modules() if isinstance(module, (RMSNorm, LayerNorm))}
     if len(eps) > 1:
@@ -388,7 +405,7 @@ def _shape(step: Any, model: Llama | GPT) -> Any:
 
 def _parameters(step: Any, model: Llama | GPT, bits: int) -> Any:
     """The weights of a model as the compiled function reads them: those of all layers in one array."""
-    blocks = list(model.blocks)
+    blocks: list[Any] = list(model.blocks)
     heads, feed_forwards = [block.attention for block in blocks], [block.feed_forward for block in blocks]
     rope, gated = heads[0].rotate, isinstance(feed_forwards[0], GatedFeedForward)
     embedding = _weights(step, [[model.token_embedding]], bits=8)
@@ -397,14 +414,14 @@ def _parameters(step: Any, model: Llama | GPT, bits: int) -> Any:
     unbounded = np.iinfo(np.int64).max // 2
     window = model.config.window if isinstance(model, Llama) else None
 
-    def matrix(layers: list[list[nn.Module]], name: str) -> dict[str, Any]:
+    def matrix(layers: list[list[Any]], name: str) -> dict[str, Any]:
         widths = [layer.out_features for layer in layers[0]]
         bias = [
             torch.cat([_bias(layer, width) for layer, width in zip(parts, widths, strict=True)]) for parts in layers
         ]
         return {name: _weights(step, layers, bits=bits), f"{name}_bias": _array(bias)}
 
-    def norms(modules: list[nn.Module], name: str) -> dict[str, Any]:
+    def norms(modules: list[Any], name: str) -> dict[str, Any]:
         return {
             name: _array([m.weight for m in modules]),
             f"{name}_bias": _array([_bias(m, len(m.weight)) for m in modules]),
@@ -436,7 +453,7 @@ def _parameters(step: Any, model: Llama | GPT, bits: int) -> Any:
     )
 
 
-def _weights(step: Any, layers: list[list[nn.Module]], *, bits: int) -> Any:
+def _weights(step: Any, layers: list[list[Any]], *, bits: int) -> Any:
     """The matrices of all layers, each the rows of one or more linear layers, put one below the other."""
     kinds = {_bits(layer, bits) for parts in layers for layer in parts}
     if len(kinds) > 1:
@@ -462,13 +479,13 @@ def _weights(step: Any, layers: list[list[nn.Module]], *, bits: int) -> Any:
     return step.Weights4(codes.reshape(-1), step_, lowest, rows, groups)
 
 
-def _bits(layer: nn.Module, bits: int) -> int:
+def _bits(layer: Any, bits: int) -> int:
     if isinstance(layer, (Int8Linear, Int8Embedding, TokenEmbedding)):
         return 8
     return 4 if isinstance(layer, Int4Linear) else bits
 
 
-def _codes(layer: nn.Module, bits: int) -> tuple[np.ndarray, ...]:
+def _codes(layer: Any, bits: int) -> tuple[np.ndarray, ...]:
     """The codes of a layer (O, I), and its numbers: the scale (O, 1), or step and lowest (O, G) for groups of 32."""
     if isinstance(layer, (Int8Linear, Int8Embedding)):
         return layer.codes.numpy(), layer.scale.numpy()[:, None]
@@ -497,7 +514,7 @@ def _bias(layer: Any, width: int) -> Tensor:
     return torch.zeros(width) if bias is None else bias
 
 
-def _norm_weight(norm: nn.Module, width: int) -> Tensor:
+def _norm_weight(norm: Any, width: int) -> Tensor:
     return norm.weight if isinstance(norm, RMSNorm) else torch.zeros(width)
 
 

@@ -28,7 +28,7 @@ from numba.extending import overload
 from llm_core.compression.vectors import high, low, meet, read, spread, total, whole, write, zeros
 
 GROUP = 32
-_OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+_OPTIONS: Any = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 
 
 class Weights4(NamedTuple):

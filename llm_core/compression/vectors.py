@@ -58,7 +58,7 @@ def _place(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> 
     return builder.gep(data, [at], source_etype=context.get_data_type(array_type.dtype))
 
 
-def _load(context: Any, builder: Any, array_type: Any, array: Any, at: Any, what: Any) -> Any:
+def _load(context: Any, builder: Any, what: Any, array_type: Any, array: Any, at: Any) -> Any:
     place = builder.bitcast(_place(context, builder, array_type, array, at), what.as_pointer())
     return builder.load(place, align=1, typ=what)
 
@@ -69,7 +69,7 @@ def _reader(make: Callable[[Any, Any], Any], stored: Any) -> Any:
     @intrinsic
     def reader(_: Any, array: Any, at: Any) -> Any:
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return make(builder, _load(context, builder, signature.args[0], *arguments, stored))
+            return make(builder, _load(context, builder, stored, signature.args[0], *arguments))
 
         return _floats(array, types.intp), build
 
@@ -187,9 +187,9 @@ def _let_others_run(_: Any) -> Any:
 @njit(nogil=True)
 def meet(counter: Any, goal: int) -> int:
     """Add one to the counter, an array of one int64, and wait until it stands at the goal; returns the goal."""
-    _count(counter)
+    _count(counter)  # type: ignore[call-arg]
     looks = 0
-    while _counted(counter) < goal:
+    while _counted(counter) < goal:  # type: ignore[call-arg]
         looks += 1
         if looks % _PATIENCE == 0:
             _let_others_run()
