@@ -210,25 +210,25 @@ def llama_cpp() -> Turn:
             "-c",
             "import sys; sys.path.insert(0, 'benchmarks'); from generation import prompt_ids; "
             "from llm_core.pretrained.gguf import find_smollm2; "
-            "print(find_smollm2(), *prompt_ids(49152)[0].tolist(), sep='\n')",
+            "print(find_smollm2(), *prompt_ids(49152)[0].tolist(), sep=chr(10))",
         ],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     )
     file, *prompt = said.stdout.splitlines()
-    context = IkLlama(file, n_ctx=256, n_threads=int(os.environ["OMP_NUM_THREADS"]), verbose=False)._context
+    llama = IkLlama(file, n_ctx=256, n_threads=int(os.environ["OMP_NUM_THREADS"]), verbose=False)
 
     def read(batch: Any) -> None:
-        status = context.decode(batch)
+        status = llama._context.decode(batch)
         engine.llama_batch_free(batch)
         assert status == 0
 
     def turn() -> None:
-        context.kv_cache_clear()
+        llama._context.kv_cache_clear()
         read(make_batch_range([int(token) for token in prompt], pos_start=0))
         for i in range(NEW):
-            token = int(numpy.ctypeslib.as_array(context.get_logits(), (49152,)).argmax())
+            token = int(numpy.ctypeslib.as_array(llama._context.get_logits(), (49152,)).argmax())
             if i < NEW - 1:  # as the others: the last token is chosen, never read
                 read(make_batch_single(token, PROMPT + i))
 

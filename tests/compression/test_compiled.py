@@ -100,8 +100,7 @@ def test_logits_are_those_of_the_same_weights_on_torch(name, bits):
             assert_near(torch.cat(read, dim=1), expected)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("threads", "bits"), [(1, 8), (2, 4), (3, 4)])
 def test_text_is_that_of_torch_for_any_number_of_threads(threads, bits):
     for config in (SMALL, MODELS["gpt"]):
         model = make(config)
@@ -117,7 +116,7 @@ def test_text_is_that_of_torch_for_any_number_of_threads(threads, bits):
 
 def test_beams_are_reordered_as_on_torch():
     model = make(SMALL)
-    found = [beam_search(m, text(97, 1, 4)[0], 12, n_beams=3) for m in (compiled(model), dequantized(model, 4))]
+    found = [beam_search(m, text(97, 1, 4), 12, n_beams=3)[0] for m in (compiled(model), dequantized(model, 4))]
     assert [hypothesis.ids for hypothesis in found[0]] == [hypothesis.ids for hypothesis in found[1]]
 
 
@@ -192,7 +191,7 @@ def test_the_cache_of_a_row_is_its_own():
         assert_near(ours(ids[b : b + 1]), together[b : b + 1])
 
 
-def test_what_cannot_be_read_is_refused_and_the_cache_stays_as_it_was():
+def test_what_cannot_be_read_is_refused_and_the_cache_stays_as_it_was(unchecked):
     ours = compiled(make(SMALL))
     cache = ours.new_cache(1, 5)
     ours(text(97, 1, 3), cache)
@@ -211,7 +210,7 @@ def test_what_cannot_be_read_is_refused_and_the_cache_stays_as_it_was():
     assert cache.length == 3
 
 
-def test_what_is_not_compiled_is_refused_by_name():
+def test_what_is_not_compiled_is_refused_by_name(unchecked):
     experts = LlamaConfig(61, 48, 1, 2, 2, 32, 32, n_experts=2)
     with pytest.raises(ValueError, match="n_experts=2 are not compiled"):
         compile_decoder(make(experts))
