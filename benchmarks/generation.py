@@ -6,6 +6,7 @@ weights in the same precision, the tokens must be the same too.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -178,6 +179,62 @@ def smollm2_int8() -> Any:
     return load_smollm2(convert=to_8bit)
 
 
+def compiled(bits: int, make: Callable[[Any], Any]) -> Callable[[], Any]:
+    """What `make(to_4bit)` or `make(to_8bit)` gives, compiled; the first turn, which does not count, compiles."""
+
+    def compile_it() -> Any:
+        from llm_core.compression.compiled import compile_decoder
+        from llm_core.compression.quantize import to_4bit, to_8bit
+
+        return compile_decoder(make(to_4bit if bits == 4 else to_8bit), bits=bits)
+
+    return compile_it
+
+
+def smollm2_in_layers(convert: Any) -> Any:
+    from llm_core.pretrained.gguf import load_smollm2
+
+    return load_smollm2(convert=convert)
+
+
+def llama_cpp() -> Turn:
+    """llama.cpp's engine through its C interface: the generate of its package copies all logits in a Python loop."""
+    import ik_llama_cpp._ctypes_api as engine
+    import numpy
+    from ik_llama_cpp._internals import make_batch_range, make_batch_single
+    from ik_llama_cpp.llama import IkLlama
+
+    said = subprocess.run(
+        [
+            os.environ["LLM_CORE_PYTHON"],
+            "-c",
+            "import sys; sys.path.insert(0, 'benchmarks'); from generation import prompt_ids; "
+            "from llm_core.pretrained.gguf import find_smollm2; "
+            "print(find_smollm2(), *prompt_ids(49152)[0].tolist(), sep=chr(10))",
+        ],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    file, *prompt = said.stdout.splitlines()
+    llama = IkLlama(file, n_ctx=256, n_threads=int(os.environ["OMP_NUM_THREADS"]), verbose=False)
+
+    def read(batch: Any) -> None:
+        status = llama._context.decode(batch)
+        engine.llama_batch_free(batch)
+        assert status == 0
+
+    def turn() -> None:
+        llama._context.kv_cache_clear()
+        read(make_batch_range([int(token) for token in prompt], pos_start=0))
+        for i in range(NEW):
+            token = int(numpy.ctypeslib.as_array(llama._context.get_logits(), (49152,)).argmax())
+            if i < NEW - 1:  # as the others: the last token is chosen, never read
+                read(make_batch_single(token, PROMPT + i))
+
+    return turn
+
+
 def int4(model: Any) -> Any:
     from llm_core.compression.quantize import quantize_4bit
 
@@ -199,6 +256,24 @@ TASKS = {
             ours(lambda: int4(random_gpt2()), tokens_must_agree=False), note="groups of 32; the embedding has 8 bits"
         ),
         "transformers fp32": THEIRS,
+    },
+    "gpt2-compiled": {
+        "llm_core compiled, 4-bit weights": Contender(
+            ours(compiled(4, lambda _: random_gpt2()), tokens_must_agree=False), note="one function compiled by numba"
+        ),
+        "llm_core compiled, 8-bit weights": Contender(
+            ours(compiled(8, lambda _: random_gpt2()), tokens_must_agree=False)
+        ),
+        "transformers fp32": THEIRS,
+    },
+    "smollm2-compiled": {
+        "llm_core compiled, 4-bit weights": Contender(
+            ours(compiled(4, smollm2_in_layers), tokens_must_agree=False),
+            note="one function compiled by numba; groups of 32; the embedding has 8 bits",
+        ),
+        "llm_core compiled, 8-bit weights": Contender(ours(compiled(8, smollm2_in_layers), tokens_must_agree=False)),
+        "llama.cpp": Contender(llama_cpp, peer=True, note="ik_llama.cpp's engine, 4-bit weights (Q4_1), same file"),
+        "transformers fp32": Contender(transformers(smollm2_of_transformers), note="the same weights"),
     },
     "smollm2": {
         "llm_core, 8-bit weights": Contender(ours(smollm2_int8, tokens_must_agree=False)),

@@ -79,6 +79,7 @@ def measure(
         threads = 1  # with two, a disturbed turn can take ten times as long, and waiting for each other counts as work
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment |= {"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false"}
+    environment["LLM_CORE_PYTHON"] = sys.executable  # for a peer that asks llm_core where something lies
     processes = {}
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     try:
@@ -160,7 +161,16 @@ def serve(file: str, task: str, contender: str) -> None:
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         versions = {
             name: sys.modules[name].__version__
-            for name in ("torch", "transformers", "tokenizers", "litgpt", "x_transformers", "tiktoken", "gensim")
+            for name in (
+                "torch",
+                "transformers",
+                "tokenizers",
+                "litgpt",
+                "x_transformers",
+                "tiktoken",
+                "gensim",
+                "numba",
+            )
             if hasattr(sys.modules.get(name), "__version__")
         }
         answer({"wall": wall, "cpu": cpu, "result": result, "versions": versions, **memory()})

@@ -6,9 +6,11 @@ Ctrl-C leaves the old file or the new one, and never half of one.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,3 +84,10 @@ def digest(path: str | Path) -> str:
     """
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system, after a large file was read: the C library of Linux keeps it otherwise."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)

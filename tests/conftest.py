@@ -25,7 +25,15 @@ sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 # anew at every call, which makes one check 27 times slower.
 _PACKAGE = Path(str(find_spec("llm_core").origin)).parent
 _CHECKED = [
-    f"llm_core.{path.stem}" for path in sorted(_PACKAGE.iterdir()) if path.stem not in ("exercises", "__init__")
+    f"llm_core.{path.stem}"
+    for path in sorted(_PACKAGE.iterdir())
+    if path.stem not in ("exercises", "compression", "__init__")
+]
+# Nor are functions that numba compiles: it would compile the decorator.
+_CHECKED += [
+    f"llm_core.compression.{path.stem}"
+    for path in sorted((_PACKAGE / "compression").glob("*.py"))
+    if path.stem not in ("decode_step", "vectors", "__init__")
 ]
 _hook = install_import_hook(_CHECKED, "beartype.beartype")
 

@@ -254,6 +254,19 @@ def to_8bit(layer: nn.Module) -> nn.Module:
     return Int8Embedding.of(layer) if isinstance(layer, TokenEmbedding) else layer
 
 
+def to_4bit(layer: nn.Module) -> nn.Module:
+    """The 4-bit copy of a linear layer, in groups of 32, and the 8-bit copy of a token embedding; else the layer.
+
+    For loaders, as `to_8bit`: `load_smollm2(convert=to_4bit)`.
+
+    Raises:
+        ValueError: 32 does not divide the layer's input width.
+    """
+    if isinstance(layer, nn.Linear):
+        return Int4Linear.of(layer)
+    return Int8Embedding.of(layer) if isinstance(layer, TokenEmbedding) else layer
+
+
 def quantize_8bit(model: Model) -> Model:
     """Give every linear layer and token embedding of a model 8-bit weights, in place, one layer after the other."""
     return replace_layers(model, Int8Linear.of, Int8Embedding.of)

@@ -290,6 +290,8 @@ class Rope(nn.Module):
 
     def reset_tables(self) -> None:
         """Compute the tables anew, on torch's default device: for a model that was made on the meta device."""
+        if torch.get_default_device().type == "meta":
+            return  # there is nothing to compute, and torch would import 800 modules to find that out
         amplitude = 1.0
         with torch.device("cpu"):  # a scaling looks at the numbers, of which the meta device has none
             frequencies = _inverse_frequencies(self.d_head, self.base)

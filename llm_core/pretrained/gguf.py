@@ -11,10 +11,7 @@ without ever being in memory together.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -25,8 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llm_core.files import return_memory
 from llm_core.models.llama import Llama, LlamaConfig
-from llm_core.pretrained.names import Line, check_shapes, load, load_each, same
+from llm_core.pretrained.names import Line, Undrawn, check_shapes, load, load_each, same
 from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
 from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.pretokenize import DIGITS_THEN_GPT2, GPT2, Split
@@ -204,7 +202,7 @@ def load_gguf(file: Path | str, *, convert: Callable[[nn.Module], nn.Module] | N
         load(model, dict(weights))
     else:
         load_each(model, weights, convert)
-        _return_memory()
+        return_memory()
     return model.eval()
 
 
@@ -267,18 +265,11 @@ def _reordered(ours: str, theirs: str, n_heads: int) -> Line:
     return Line((ours,), theirs, split=undo, join=redo)
 
 
-def _return_memory() -> None:
-    """Give freed memory back to the system: the C library of Linux keeps what lies between pieces that are in use."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
-
-
 def _model(opened: GGUFFile) -> Llama:
     """The model of a file, on the meta device. The file has been held to it, name by name and shape by shape."""
     shapes = {tensor.name: tensor.shape for tensor in opened.tensors}
     config = gguf_config(opened.metadata, tied="output.weight" not in shapes)
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         model = Llama(config)
     check_shapes(gguf_table(config), model, shapes)
     return model
