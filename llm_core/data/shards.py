@@ -288,7 +288,8 @@ class TokenShards:
             ) from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise ShardError(
-                f"{self.folder / MANIFEST} does not say {FORMAT!r}: write_shards did not write it, or another version of it did. Write the shards again"
+                f"{self.folder / MANIFEST} does not say {FORMAT!r}: write_shards did not write it, "
+                "or another version of it did. Write the shards again"
             )
         try:
             self.vocab_size: int = manifest["vocab_size"]
@@ -305,8 +306,8 @@ class TokenShards:
             raise ShardError(f"{self.folder / MANIFEST} is damaged, it lacks {error}: {REMEDY}") from error
         if not whole:
             raise ShardError(
-                f"{self.folder / MANIFEST} says {manifest['tokens']:,} tokens and names shards with "
-                f"{self._begins[-1]:,}: {REMEDY}"
+                f"{self.folder / MANIFEST} says {manifest['tokens']} tokens and names shards with "
+                f"{self._begins[-1]}: {REMEDY}"
             )
         if not sealed:
             raise ShardError(f"{self.folder / MANIFEST} is not what was written, its checksum is another: {REMEDY}")

