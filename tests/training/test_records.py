@@ -39,12 +39,13 @@ def test_a_line_that_is_no_record_is_moved_aside_and_named(line, place, folder: 
     lines = [*whole[:place], line, *whole[place:]]
     (folder / "records.jsonl").write_bytes(b"".join(one + b"\n" for one in lines))
     run = a_run(folder)
-    with (
-        pytest.warns(UserWarning, match=rf"records\.jsonl has lines .*: {place + 1}\. They were moved to records"),
-        run,
-    ):
-        assert run.step == 4
-        assert [record["step"] for record in run.history()] == [0, 1, 2, 3]
+    with pytest.warns(UserWarning, match="lines that are no records") as warned:
+        run.__enter__()
+    run.__exit__(None, None, None)
+    assert f"{folder / 'records.jsonl'} has lines" in str(warned[0].message)
+    assert f"step: {place + 1}. They were moved to records.jsonl.damaged" in str(warned[0].message)
+    assert run.step == 4
+    assert [record["step"] for record in run.history()] == [0, 1, 2, 3]
     assert (folder / "records.jsonl").read_bytes().splitlines() == whole
     assert (folder / "records.jsonl.damaged").read_bytes() == line + b"\n"
 
@@ -55,9 +56,11 @@ def test_steps_out_of_order_keep_their_order_and_a_line_after_a_torn_one_is_its_
     append_record(path, {"step": 1})
     assert [record["step"] for record in read_records(path)] == [3, 0, 9, 1]
     run = a_run(folder)
-    said = rf"records\.jsonl has lines .*: {place + 1}\. They were moved to records"
-    with pytest.warns(UserWarning, match=said), run:
-        assert run.step == 4
+    with pytest.warns(UserWarning, match=r"step: 4\. They were moved"):
+        run.__enter__()
+    run.__exit__(None, None, None)
+    assert [record["step"] for record in run.history()] == [3, 0, 1]
+    assert path.with_name("records.jsonl.damaged").read_bytes() == b'{"st\n'
 
 
 @pytest.mark.parametrize("name", ["", "lock", "checkpoints", "records.jsonl"])
