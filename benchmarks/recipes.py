@@ -43,7 +43,6 @@ from reader import Reader
 from torch import Tensor, nn
 
 from llm_core.data.corpora import load_text
-from llm_core.data.windows import WindowSampler
 from llm_core.evaluation.perplexity import text_likelihood, token_nats
 from llm_core.models.gpt import GPT, GPTConfig
 from llm_core.models.ngram import ModifiedKneserNey, NGramModel
@@ -54,6 +53,7 @@ from llm_core.training.muon import Muon, muon_groups
 from llm_core.training.optimizer import decay_groups
 from llm_core.training.schedule import warmup_cosine, warmup_stable_decay
 from llm_core.training.step import train_step
+from llm_core.training.windows import WindowSampler
 
 STEPS, BATCH, LENGTH = 2000, 12, 64
 GRAMS = 7  # of the teacher; with one character more or fewer its counts predict the validation split less well
@@ -72,7 +72,7 @@ def random_places(n: int, seed: int) -> Callable[[int], Batch]:
 def each_once(n: int, seed: int) -> Callable[[int], Batch]:
     """The text cut into pieces, in random order; another order when all have come."""
     sampler = WindowSampler(torch.arange(n), batch_size=BATCH, length=LENGTH, seed=seed)
-    return lambda step: shift(sampler.batch(step))
+    return sampler.batch
 
 
 def reading_on(n: int, seed: int) -> Callable[[int], Batch]:

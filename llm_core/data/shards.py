@@ -2,8 +2,10 @@
 
 `write_shards` makes a folder of files of bare numbers, little-endian, 2 bytes each up to 65,536 tokens in the
 vocabulary and 4 beyond. A shard gets its name when it is whole and on the disk, and the manifest, which says what there
-is and with which checksums, gets its name last: a folder without one is not finished. `TokenShards` maps the files into
-memory, so that only what is asked for is read. `llm_core.data.windows` draws batches from them.
+is and with which checksums, gets its name last: a folder without one is not finished. `TokenShards` reads no more than
+what is asked for, and holds each piece against the size it should have. A file that is mapped into memory would be as
+fast; but a process that touches a map of a file that has become shorter is killed by the system, without a word.
+`llm_core.training.windows` draws batches from the shards.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ from torch import Tensor
 
 from llm_core.files import NotWritten, digest, sync, write_whole
 
-FORMAT = "llm_core token shards 1"
+FORMAT = "llm_core token shards 2"
 MANIFEST = "manifest.json"
 DTYPES: dict[str, np.dtype[Any]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
 }  # the same bytes on every machine
+BLOCK = 1 << 16  # bytes at both ends of a shard that are checked whenever it is opened
 OURS = re.compile(r"tokens-\d{5,}\.bin|manifest\.json\.[0-9a-f]{8}\.part")  # what an interrupted write may leave
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -82,9 +85,9 @@ def write_shards(
         kept = json.loads(json.dumps(dict(settings or {})))
     except (TypeError, ValueError) as error:
         raise ShardError(f"settings must be what JSON can hold: {error}") from error
-    if (folder / MANIFEST).exists():
-        raise ShardError(f"{folder} holds token shards already: give another folder, or delete this one first")
     with _disk(folder):
+        if (folder / MANIFEST).exists():
+            raise ShardError(f"{folder} holds token shards already: give another folder, or delete this one first")
         folder.mkdir(parents=True, exist_ok=True)
         for path in _left(folder):
             path.unlink()
@@ -111,6 +114,7 @@ def write_shards(
             "shards": writer.shards,
             "settings": kept,
         }
+        manifest["sha256"] = _seal(manifest)
         writer.write_manifest(json.dumps(manifest, indent=1) + "\n")
     except BaseException:  # Ctrl-C too
         writer.discard()
@@ -186,8 +190,10 @@ class _Writer:
         with _disk(self._path):
             self._file.close()
             sync(self._path)
+            ends = _ends(self._path)
         self._file = None
-        self.shards.append({"file": self._path.name, "tokens": self._tokens, "sha256": self._digest.hexdigest()})
+        digests = {"ends": ends, "sha256": self._digest.hexdigest()}
+        self.shards.append({"file": self._path.name, "tokens": self._tokens, **digests})
 
     def write_manifest(self, content: str) -> None:
         """The last file: what has a manifest is whole, and on the disk."""
@@ -199,14 +205,29 @@ class _Writer:
         with suppress(OSError):
             if self._file is not None:
                 self._file.close()  # which writes out what it still holds, and may find the disk full again
-        for path in [self.folder / MANIFEST, *_left(self.folder)]:
-            with suppress(OSError):
-                path.unlink()
+        with suppress(OSError):
+            for path in [self.folder / MANIFEST, *_left(self.folder)]:
+                with suppress(OSError):
+                    path.unlink()
 
 
 def _left(folder: Path) -> list[Path]:
     """The shards of a folder without a manifest, and what is not yet a shard."""
     return [path for path in folder.iterdir() if OURS.fullmatch(path.name)]
+
+
+def _ends(path: Path) -> str:
+    """The SHA-256 of a file's first and last block: what a copy that stopped, or zeros from a crash, will change."""
+    with path.open("rb") as file:
+        first = file.read(BLOCK)
+        file.seek(max(0, path.stat().st_size - BLOCK))
+        return hashlib.sha256(first + file.read(BLOCK)).hexdigest()
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest without its own line for it."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -215,12 +236,25 @@ def _left(folder: Path) -> list[Path]:
 REMEDY = "copy it again from where it came, or delete the folder and write the shards again"
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise ShardError(f"{path} is missing: {REMEDY}") from None
+    except OSError as error:
+        raise ShardError(
+            f"{path} cannot be read: {error.strerror or error}. Give the right to read it, or {REMEDY}"
+        ) from error
+
+
 class TokenShards:
     """The tokens of a folder written by `write_shards`, as one long sequence that stays on the disk.
 
     Args:
         folder: where the manifest is.
-        verify: hold every shard against its checksum now, which reads all of it. The sizes are checked in any case.
+        verify: hold every shard against its checksum now, which reads all of it. The manifest's own checksum, the
+            sizes, and the first and the last 64 KiB of each shard are checked in any case.
 
     Attributes:
         vocab_size: ids are below it.
@@ -231,8 +265,9 @@ class TokenShards:
             checkpoint, it says which tokens a run was trained on.
 
     Raises:
-        ShardError: there is no manifest or not one of ours, or a shard is missing, has another size or, with `verify`,
-            another content.
+        ShardError: there is no manifest, or it is not one of ours or was changed; or a shard is missing, has another
+            size, other ends or, with `verify`, another content. Reading raises it too, for a shard that was cut or
+            removed since.
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
@@ -244,39 +279,52 @@ class TokenShards:
                 f"there is no {MANIFEST} in {self.folder}: nothing was written there, or a write was interrupted. "
                 "Write the shards (again)"
             ) from None
-        except ValueError as error:
-            raise ShardError(f"{self.folder / MANIFEST} is damaged ({error}): write the shards again") from error
+        except (ValueError, RecursionError) as error:
+            raise ShardError(f"{self.folder / MANIFEST} is damaged ({error}): {REMEDY}") from error
+        except OSError as error:
+            raise ShardError(
+                f"{self.folder / MANIFEST} cannot be read: {error.strerror or error}. "
+                "Give the folder that write_shards wrote, and the right to read it"
+            ) from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ShardError(f"{self.folder / MANIFEST} does not say {FORMAT!r}: write_shards did not write it")
+            raise ShardError(
+                f"{self.folder / MANIFEST} does not say {FORMAT!r}: write_shards did not write it, "
+                "or another version of it did. Write the shards again"
+            )
         try:
             self.vocab_size: int = manifest["vocab_size"]
             self.end_id: int | None = manifest["end_id"]
             self.n_documents: int = manifest["documents"]
             self.settings: dict[str, Any] = manifest["settings"]
             self._shards: list[dict[str, Any]] = manifest["shards"]
-            dtype = DTYPES[manifest["dtype"]]
+            self._dtype = DTYPES[manifest["dtype"]]
             # Where each shard begins, and where the last one ends.
             self._begins = [0, *accumulate(shard["tokens"] for shard in self._shards)]
             whole = self._begins[-1] == manifest["tokens"] > 0
-        except (KeyError, TypeError) as error:
-            raise ShardError(f"{self.folder / MANIFEST} lacks {error}: write the shards again") from error
+            sealed = manifest["sha256"] == _seal(manifest)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ShardError(f"{self.folder / MANIFEST} is damaged, it lacks {error}: {REMEDY}") from error
         if not whole:
             raise ShardError(
-                f"{self.folder / MANIFEST} says {manifest['tokens']:,} tokens and names shards with "
-                f"{self._begins[-1]:,}: write the shards again"
+                f"{self.folder / MANIFEST} says {manifest['tokens']} tokens and names shards with "
+                f"{self._begins[-1]}: {REMEDY}"
             )
+        if not sealed:
+            raise ShardError(f"{self.folder / MANIFEST} is not what was written, its checksum is another: {REMEDY}")
 
-        self._arrays: list[np.ndarray] = []
         for shard in self._shards:
             path = self.folder / shard["file"]
-            if not path.is_file():
-                raise ShardError(f"{path} is missing: {REMEDY}")
-            size, expected = path.stat().st_size, shard["tokens"] * dtype.itemsize
+            with _reading(path):
+                size, expected = path.stat().st_size, shard["tokens"] * self._dtype.itemsize
+                ends = _ends(path)
             if size != expected:
                 raise ShardError(
                     f"{path} should have {expected:,} bytes and has {size:,}, so it was cut short or changed: {REMEDY}"
                 )
-            self._arrays.append(np.memmap(path, dtype=dtype, mode="r"))
+            if ends != shard["ends"]:
+                raise ShardError(
+                    f"{path} is damaged: its first or last {BLOCK:,} bytes are not what was written; {REMEDY}"
+                )
         self.fingerprint = hashlib.sha256(" ".join(shard["sha256"] for shard in self._shards).encode()).hexdigest()
         if verify:
             self.verify()
@@ -289,7 +337,8 @@ class TokenShards:
         """
         for shard in self._shards:
             path = self.folder / shard["file"]
-            sha256 = digest(path)
+            with _reading(path):
+                sha256 = digest(path)
             if sha256 != shard["sha256"]:
                 raise ShardError(
                     f"{path} is damaged: its sha256 is {sha256}, the manifest says {shard['sha256']}; {REMEDY}"
@@ -315,9 +364,18 @@ class TokenShards:
         while at < end:
             shard = bisect_right(self._begins, at) - 1
             here = self._begins[shard]
-            part = self._arrays[shard][at - here : end - here]
+            part = self._read(shard, at - here, min(end, self._begins[shard + 1]) - here)
             ids[at - begin : at - begin + len(part)] = torch.from_numpy(part.astype(np.int64))
             at += len(part)
+        return ids
+
+    def _read(self, shard: int, begin: int, end: int) -> Integer[np.ndarray, " N"]:
+        """The tokens begin ... end - 1 of one shard."""
+        path, width = self.folder / self._shards[shard]["file"], self._dtype.itemsize
+        with _reading(path):
+            ids = np.fromfile(path, dtype=self._dtype, count=end - begin, offset=begin * width)
+        if len(ids) < end - begin:
+            raise ShardError(f"{path} was cut short since it was opened: {REMEDY}")
         return ids
 
     def __reduce__(self) -> tuple[type[TokenShards], tuple[Path]]:

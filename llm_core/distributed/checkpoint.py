@@ -23,7 +23,7 @@ import json
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +42,13 @@ from llm_core.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     check_names,
+    check_settings,
     check_states,
     check_weights,
     header_of,
     name_of,
 )
+from llm_core.training.packing import unpack
 
 FORMAT = "llm_core sharded checkpoint 1"
 _MANIFEST = "manifest.json"
@@ -63,22 +65,26 @@ class ShardedCheckpoint:
     optimizer_groups: list[dict[str, Any]] | None
     same_everywhere: tuple[str, ...]  # generators whose state was the same in all processes
     path: Path = field(compare=False)
+    optimizer_values: dict[str, dict[str, Any]] = field(default_factory=dict)  # state that is no tensor, by parameter
 
     def restore(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         generators: Mapping[str, torch.Generator] | None = None,
+        *,
+        scheduled: Collection[str] = (),
     ) -> int:
         """Put the model, the optimizer and the generators (torch's global one too) where they were; returns the step.
 
         All processes must call it. Each reads the parts of the tensors that it holds, however they are divided now.
         A generator is put where it was in the same rank. With another number of processes that is done for those
         that were the same everywhere (one that draws the batch of all processes); the others stay as they are.
+        `scheduled` names settings of the optimizer that change as the run goes, besides the learning rate.
 
         Raises:
-            CheckpointError: names or shapes differ from the model's, or the checkpoint has no state for the optimizer
-                or a generator. Nothing is changed then.
+            CheckpointError: names or shapes differ from the model's, the optimizer has other settings (weight decay,
+                betas), or the checkpoint has no state for the optimizer or a generator. Nothing is changed then.
         """
         saved = self._saved()
         state: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
@@ -86,7 +92,7 @@ class ShardedCheckpoint:
         check_weights(self.path, {key: tensor.shape for key, tensor in state.items()}, there)
         names = _names(model)
         if optimizer is not None:
-            self._check_optimizer(optimizer, names)
+            self._check_optimizer(optimizer, names, scheduled)
         random_states = self._random_states(generators or {})
         found = {name: generator for name, generator in (generators or {}).items() if name in random_states}
         check_states(self.path, found, random_states)
@@ -120,22 +126,29 @@ class ShardedCheckpoint:
             if key.startswith("optimizer/"):
                 name, part = _parts(key)
                 tensors[f"optimizer/{index[name]}/{part}"] = tensor
-        return Checkpoint(self.step, self.settings, tensors, groups, self.path)
+        values = {index[name]: of_one for name, of_one in self.optimizer_values.items()}
+        return Checkpoint(self.step, self.settings, tensors, groups, self.path, values)
 
     def _saved(self) -> dict[str, TensorStorageMetadata]:
         entries = dcp.FileSystemReader(self.path).read_metadata().state_dict_metadata
         return {key: entry for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
-    def _check_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> None:
+    def _check_optimizer(
+        self, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], scheduled: Collection[str]
+    ) -> None:
         if self.optimizer_groups is None:
-            raise CheckpointError(f"{self.path} was saved without an optimizer: it can be used, but not trained on")
+            raise CheckpointError(
+                f"{self.path} was saved without an optimizer: restore the model alone, or use another checkpoint"
+            )
         saved = [group["params"] for group in self.optimizer_groups]
         here = [[names.get(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
         if saved != here:
             raise CheckpointError(
                 f"{self.path} holds an optimizer of other parameters: its groups have {[len(g) for g in saved]}, "
-                f"this one's have {[len(g) for g in here]}, or they are in another order"
+                f"this one's have {[len(g) for g in here]}, or they are in another order. "
+                "Build the optimizer from the same groups as before"
             )
+        check_settings(self.path, optimizer.param_groups, self.optimizer_groups, scheduled)
 
     def _put_optimizer(
         self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
@@ -145,6 +158,8 @@ class ShardedCheckpoint:
             if key.startswith("optimizer/"):
                 name, part = _parts(key)
                 optimizer.state[parameters[name]][part] = tensor
+        for name, values in self.optimizer_values.items():
+            optimizer.state[parameters[name]] |= values
         assert self.optimizer_groups is not None
         for group, saved in zip(optimizer.param_groups, self.optimizer_groups, strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
@@ -157,7 +172,10 @@ class ShardedCheckpoint:
         states = self._random_file(rank if rank < self.world else 0)
         missing = [name for name in generators if name not in states]
         if missing:
-            raise CheckpointError(f"{self.path} holds no state of the generators {missing}; it has {sorted(states)}")
+            raise CheckpointError(
+                f"{self.path} holds no state of the generators {missing}; it has {sorted(states)}. "
+                "Give them the names under which they were saved"
+            )
         if world == self.world:
             return states
         return {name: state for name, state in states.items() if name in self.same_everywhere}
@@ -192,10 +210,14 @@ def save_sharded(
     final = folder / name_of(step)
     names = _names(model)
     state: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    groups = None
+    groups: list[dict[str, Any]] | None = None
+    other_values: dict[str, dict[str, Any]] = {}
     if optimizer is not None:
         for parameter, values in optimizer.state.items():
-            state |= {f"optimizer/{names[parameter]}/{key}": torch.as_tensor(value) for key, value in values.items()}
+            bare = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+            state |= {f"optimizer/{names[parameter]}/{key}": tensor for key, tensor in bare.items()}
+            if len(bare) < len(values):
+                other_values[names[parameter]] = {key: value for key, value in values.items() if key not in bare}
         groups = [
             {**group, "params": [names[parameter] for parameter in group["params"]]} for group in optimizer.param_groups
         ]
@@ -203,7 +225,7 @@ def save_sharded(
 
     def check() -> tuple[str, str]:
         check_names(generators or {})
-        text = json.dumps({"format": FORMAT, "world": _world(), **header_of(step, settings, groups)})
+        text = json.dumps({"format": FORMAT, "world": _world(), **header_of(step, settings, groups, other_values)})
         temporary = folder / f"{final.name}.{secrets.token_hex(4)}.part"
         if _rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
@@ -253,14 +275,17 @@ def load_sharded(path: str | Path) -> ShardedCheckpoint:
             files = sorted(manifest["files"].items())
             found = ShardedCheckpoint(
                 manifest["step"],
-                manifest["settings"],
+                unpack(manifest["settings"]),
                 manifest["world"],
-                manifest["optimizer_groups"],
+                unpack(manifest["optimizer_groups"]),
                 tuple(manifest["same_everywhere"]),
                 path,
+                unpack(manifest.get("optimizer_values", {})),
             )
         except FileNotFoundError:
-            raise CheckpointError(f"there is no finished checkpoint at {path}: it has no {_MANIFEST}") from None
+            raise CheckpointError(
+                f"there is no finished checkpoint at {path}: it has no {_MANIFEST}. Use an earlier checkpoint"
+            ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path / _MANIFEST} is damaged: {error}. Use an earlier checkpoint") from error
         for name, description in files[_rank() :: _world()]:

@@ -10,9 +10,10 @@ Resuming from a checkpoint gives, on the same machine, the same bits as a run th
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from llm_core.files import NotWritten, write_whole
+from llm_core.training.packing import pack, unpack
 
 FORMAT = "llm_core checkpoint 1"
+# State with an entry for each of a parameter's, of the optimizers of this package and most of torch's.
+LIKE_PARAMETERS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "master")
 
 
 class CheckpointError(ValueError):
@@ -43,34 +47,49 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     optimizer_groups: list[dict[str, Any]] | None
     path: Path = field(compare=False)
+    optimizer_values: dict[int, dict[str, Any]] = field(default_factory=dict)  # state that is no tensor, by parameter
 
     def restore(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         generators: Mapping[str, torch.Generator] | None = None,
+        *,
+        scheduled: Collection[str] = (),
     ) -> int:
         """Put the model, the optimizer and the generators (torch's global one too) where they were; returns the step.
 
+        Args:
+            model: of the same sizes as the saved one.
+            optimizer: made with the same settings as the saved one; the learning rate may be another.
+            generators: by the names they were saved under.
+            scheduled: settings of the optimizer that change as the run goes, besides the learning rate: they are taken
+                from the checkpoint, whatever the optimizer was made with.
+
         Raises:
-            CheckpointError: names or shapes differ from the model's, or the checkpoint has no state for the optimizer
-                or a generator, or one of a generator of another kind of device. Nothing is changed then.
+            CheckpointError: names, shapes or kinds of numbers differ from the model's, the optimizer has other settings
+                (weight decay, betas), or the checkpoint has no state for the optimizer or a generator, or one of a
+                generator of another kind of device. Nothing is changed then.
         """
         generators = generators or {}
         weights = self._under("model")
         check_weights(self.path, _shapes(model.state_dict()), _shapes(weights))
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point() != weights[name].is_floating_point():  # torch would round without a word
-                raise CheckpointError(f"{self.path} has {name} in {weights[name].dtype}, the model in {tensor.dtype}")
-        state: dict[int, dict[str, Tensor]] = {}
+                raise CheckpointError(
+                    f"{self.path} has {name} in {weights[name].dtype}, the model in {tensor.dtype}: build the model as "
+                    "it was when it was saved"
+                )
+        state: dict[int, dict[str, Any]] = {}
         if optimizer is not None:
             state = self._optimizer_state()
-            self._check_optimizer(optimizer, state)
+            self._check_optimizer(optimizer, state, scheduled)
         random_states = self._under("random")
         missing = [name for name in generators if name not in random_states]
         if missing:
             raise CheckpointError(
-                f"{self.path} holds no state of the generators {missing}; it has {sorted(random_states)}"
+                f"{self.path} holds no state of the generators {missing}; it has {sorted(random_states)}. "
+                "Give them the names under which they were saved"
             )
         check_states(self.path, generators, random_states)
 
@@ -89,27 +108,33 @@ class Checkpoint:
         start = prefix + "/"
         return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
 
-    def _check_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    def _check_optimizer(
+        self, optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]], scheduled: Collection[str]
+    ) -> None:
         if self.optimizer_groups is None:
-            raise CheckpointError(f"{self.path} was saved without an optimizer: it can be used, but not trained on")
+            raise CheckpointError(
+                f"{self.path} was saved without an optimizer: restore the model alone, or use another checkpoint"
+            )
         saved = [len(group["params"]) for group in self.optimizer_groups]
         here = [len(group["params"]) for group in optimizer.param_groups]
         if saved != here:
             raise CheckpointError(
-                f"{self.path} holds an optimizer whose groups have {saved} parameters; this one's have {here}"
+                f"{self.path} holds an optimizer whose groups have {saved} parameters; this one's have {here}. "
+                "Build the optimizer from the same groups as before"
             )
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for index, of_parameter in state.items():
             for key, tensor in of_parameter.items():
-                if tensor.ndim and tensor.shape != parameters[index].shape:  # a number (the step) has no shape to check
+                if key in LIKE_PARAMETERS and tensor.shape != parameters[index].shape:
                     raise CheckpointError(
                         f"{self.path} holds an optimizer for other parameters: {key} of parameter {index} is "
                         f"{tuple(tensor.shape)}, and the parameter is {tuple(parameters[index].shape)}. "
                         "Build the optimizer from the same groups as before"
                     )
+        check_settings(self.path, optimizer.param_groups, self.optimizer_groups, scheduled)
 
-    def _optimizer_state(self) -> dict[int, dict[str, Tensor]]:
-        state: dict[int, dict[str, Tensor]] = {}
+    def _optimizer_state(self) -> dict[int, dict[str, Any]]:
+        state = {index: copy.deepcopy(values) for index, values in self.optimizer_values.items()}
         for name, tensor in self._under("optimizer").items():
             index, key = name.split("/")
             # A copy: the optimizer would go on to write into what it is given, and this may be restored again.
@@ -127,25 +152,70 @@ def name_of(step: int) -> str:
 
 
 def header_of(
-    step: int, settings: Mapping[str, Any] | None, optimizer_groups: list[dict[str, Any]] | None
+    step: int,
+    settings: Mapping[str, Any] | None,
+    optimizer_groups: list[dict[str, Any]] | None,
+    optimizer_values: Mapping[Any, dict[str, Any]] | None = None,
+    tensors: dict[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint says besides its tensors.
+    """What a checkpoint says besides its tensors, as `packing.pack` writes it; tensors in it are put into `tensors`.
 
     Raises:
-        CheckpointError: JSON cannot hold it.
+        CheckpointError: it holds something that a checkpoint cannot.
     """
-    header = {"step": step, "settings": dict(settings or {}), "optimizer_groups": optimizer_groups}
     try:
+        header = {
+            "step": step,
+            "settings": pack(dict(settings or {})),
+            "optimizer_groups": pack(optimizer_groups, tensors),
+            "optimizer_values": pack(optimizer_values or {}, tensors),
+        }
         json.dumps(header)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"the checkpoint of step {step} cannot be written: {error}. Leave it out of the settings or make it text"
+        ) from error
     return header
 
 
 def check_names(generators: Mapping[str, torch.Generator]) -> None:
     """Raise a CheckpointError if a generator has a name that torch's own need."""
-    if any(name.startswith("torch") for name in generators):
-        raise CheckpointError("names that begin with 'torch' are kept for torch's own generators: choose another")
+    for wrong in generators:
+        if not wrong.startswith("torch"):
+            continue
+        raise CheckpointError(
+            f"names that begin with 'torch' are kept for torch's own generators, and {wrong!r} does: choose another"
+        )
+
+
+def check_settings(
+    path: Path, here: list[dict[str, Any]], there: list[dict[str, Any]], scheduled: Collection[str] = ()
+) -> None:
+    """Raise a CheckpointError if the groups of an optimizer have other settings than those of a checkpoint.
+
+    The learning rate belongs to the schedule and is not compared, nor is what `scheduled` names, nor the momentum where
+    torch's OneCycleLR or CyclicLR changes it.
+    """
+    for number, (asked, stored) in enumerate(zip(here, there, strict=True)):
+        passed = {"params", "param_names", "lr", "initial_lr", *scheduled}
+        if "max_momentum" in stored:
+            passed |= {"momentum", "betas"}
+        for name in sorted(asked.keys() & stored.keys() - passed):
+            if not _same(asked[name], stored[name]):
+                raise CheckpointError(
+                    f"{path} was saved with {name}={stored[name]!r} in group {number} of the optimizer, and this one "
+                    f"was made with {name}={asked[name]!r}. Make it with {name}={stored[name]!r} to go on; to change "
+                    f"it from here on, set optimizer.param_groups[{number}][{name!r}] after that, and where a schedule "
+                    f"changes it, say so with scheduled=({name!r},)"
+                )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.equal(torch.as_tensor(a).cpu(), torch.as_tensor(b).cpu())
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):  # either may be given
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
 
 
 def check_states(path: Path, generators: Mapping[str, torch.Generator], states: Mapping[str, Tensor]) -> None:
@@ -168,7 +238,8 @@ def check_weights(path: Path, here: Mapping[str, torch.Size], there: Mapping[str
     if missing or extra:
         raise CheckpointError(
             f"{path} is of another model: the model has {len(missing)} weights that the checkpoint lacks "
-            f"({missing[:3]}), the checkpoint has {len(extra)} that the model lacks ({extra[:3]})"
+            f"({missing[:3]}), the checkpoint has {len(extra)} that the model lacks ({extra[:3]}). "
+            "Build the model from the settings saved with it"
         )
     for name, shape in here.items():
         if shape != there[name]:
@@ -208,25 +279,30 @@ def save_checkpoint(
     """
     path = Path(path)
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    groups = None
+    groups, values = None, {}
     if optimizer is not None:
         saved = optimizer.state_dict()
         groups = saved["param_groups"]
         for index, state in saved["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+            bare = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+            tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in bare.items()}
+            # A parameter without any state of its own is there all the same, with nothing in it.
+            if len(bare) < len(state) or not state:
+                values[index] = {key: value for key, value in state.items() if key not in bare}
     generators = generators or {}
     check_names(generators)
     tensors |= {f"random/{name}": generator.get_state() for name, generator in generators.items()}
     tensors["random/torch"] = torch.get_rng_state()
     for index in range(torch.cuda.device_count()):
         tensors[f"random/torch-cuda-{index}"] = torch.cuda.get_rng_state(index)
+    header = json.dumps(header_of(step, settings, groups, values, tensors))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-    header = json.dumps(header_of(step, settings, groups))
     try:
         content = save(tensors, {"format": FORMAT, "header": header, "sha256": _digest(header, tensors)})
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: two names of one tensor
-        raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
+        raise CheckpointError(
+            f"{path} cannot be written: {error}. If two names are of one tensor, tie them in the forward pass"
+        ) from error
     try:
         return write_whole(path, content)
     except NotWritten as error:
@@ -241,20 +317,35 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
+        raise CheckpointError(f"there is no checkpoint at {path}: give the file that save_checkpoint returned")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file, it may be cut short: {error}") from error
+        raise CheckpointError(
+            f"{path} is no readable safetensors file, it may be cut short: {error}. Use an earlier checkpoint"
+        ) from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint written by save_checkpoint")
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not a checkpoint written by save_checkpoint: "
+            "weights alone are read with llm_core.pretrained, or safetensors.torch.load_file"
+        )
     text = metadata.get("header", "")
     if metadata.get("sha256") != _digest(text, tensors):
         raise CheckpointError(f"{path} is damaged: what it holds is not what was saved. Use an earlier checkpoint")
-    header = json.loads(text)
-    return Checkpoint(header["step"], header["settings"], tensors, header["optimizer_groups"], path)
+    try:
+        header = {name: unpack(value, tensors) for name, value in json.loads(text).items()}
+        return Checkpoint(
+            header["step"],
+            header["settings"],
+            tensors,
+            header["optimizer_groups"],
+            path,
+            {int(index): values for index, values in header.get("optimizer_values", {}).items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: its header lacks {error}. Use an earlier checkpoint") from error
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,7 @@
     runs/mine/
         checkpoints/step-00000200.safetensors    everything that the next step depends on; the last few are kept
         records.jsonl                            one line a step: loss, gradient norm, learning rate
+        records.jsonl.damaged                    lines of it that a disk or an editor has spoiled, if there were any
         lock                                     held while a run is in the folder; freed by the system, in any case
 
 The loop stays where a reader sees it:
@@ -26,20 +27,20 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from llm_core.checks import check_sizes
 from llm_core.files import NotWritten, write_whole
 from llm_core.training.checkpoint import CheckpointError, name_of
+from llm_core.training.lock import FolderLock
+from llm_core.training.records import append_record, cut_records, read_records
 from llm_core.training.step import NotFinite
 from llm_core.training.store import FileStore, Store, latest
 
@@ -67,10 +68,13 @@ class Run:
         keep: how many checkpoints are kept; an older one is what is left when the newest is damaged.
         store: where checkpoints go: a `FileStore` in the folder unless given. With one that several processes share
             (`ShardedStore`), each of them makes the run, and all take the same steps; rank 0 keeps the records.
+        scheduled: settings of the optimizer that a schedule changes, besides the learning rate ("weight_decay", for
+            one). Any other must be what the run began with.
 
     Raises:
-        RunError: on entering, when another run is in the folder, or the folder's run had other settings.
-        CheckpointError: on entering, when no checkpoint fits the model, or all of them are damaged.
+        RunError: on entering, when another run is in the folder, the folder's run had other settings, or a file of the
+            run cannot be read or written.
+        CheckpointError: on entering, when no checkpoint fits the model and the optimizer, or all of them are damaged.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Run:
         settings: Mapping[str, Any] | None = None,
         keep: int = 2,
         store: Store | None = None,
+        scheduled: Collection[str] = (),
     ) -> None:
         check_sizes(keep=keep)
         self.folder = Path(folder)
@@ -90,32 +95,29 @@ class Run:
         self.records = self.folder / "records.jsonl"
         self.model, self.optimizer, self.generators = model, optimizer, dict(generators or {})
         self.settings = json.loads(json.dumps(dict(settings or {})))  # as it will be read again: tuples are lists
-        self.keep = keep
+        self.keep, self.scheduled = keep, tuple(scheduled)
         self.step = 0  # steps taken
         self.saved: Path | None = None  # the newest checkpoint that is known to be good
-        self._lock = FileLock(self.folder / "lock", timeout=0)
+        self._lock = FolderLock(self.folder)
         self._stop: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._bar: Any = None
 
     def __enter__(self) -> Run:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        taken = False
-        if self.store.rank == 0:
-            try:
-                self._lock.acquire()
-            except Timeout:
-                taken = True
-        if self.store.any(taken):
+        problem = self._take_folder() if self.store.rank == 0 else None
+        if self.store.any(problem is not None):
             self._lock.release()
-            raise RunError(
-                f"another run is at work in {self.folder}. Two would overwrite each other's checkpoints: "
-                "wait until it ends, stop it, or give this one a folder of its own"
-            )
+            raise problem or RunError(f"the process of rank 0 could not begin the run in {self.folder}: see its error")
         try:
             self._resume()
             if self.store.rank == 0:
                 self._cut_records()
+        except OSError as error:
+            self._lock.release()
+            raise RunError(
+                f"{error.filename or self.folder} cannot be read or written: {error.strerror or error}. "
+                "Nothing was lost: give the rights to it, or make room, and start again"
+            ) from error
         except BaseException:
             self._lock.release()
             raise
@@ -180,16 +182,24 @@ class Run:
 
         A line that cannot be written (a full disk) is a warning: training goes on. Of several processes only the one of
         rank 0 writes.
+
+        Raises:
+            ValueError: JSON cannot hold the record.
         """
         if self.store.rank != 0:
             return
         fields = asdict(record) if is_dataclass(record) and not isinstance(record, type) else dict(record)
         line = {"step": self.step, "time": round(time.time(), 3), **fields, **more}
         try:
-            with self.records.open("a", encoding="utf-8") as file:  # opened anew: nothing is left in a buffer
-                file.write(json.dumps(line) + "\n")
+            append_record(self.records, line)
         except OSError as error:
-            warnings.warn(f"step {self.step} was not recorded in {self.records}: {error.strerror}", stacklevel=2)
+            reason = error.strerror or str(error)
+            warnings.warn(f"step {self.step} was not recorded in {self.records}: {reason}", stacklevel=2)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the record of step {self.step} cannot be written to {self.records}: {error}. "
+                "Give numbers and texts (tensor.item() for a number)"
+            ) from error
         if self._bar is not None and "loss" in line:
             self._bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
 
@@ -211,7 +221,31 @@ class Run:
 
     def history(self) -> list[dict[str, Any]]:
         """The records so far, oldest first."""
-        return _whole_lines(self.records)
+        return read_records(self.records)
+
+    def _take_folder(self) -> RunError | None:
+        """Make the folder and lock it; what is in the way, if it cannot be done."""
+        try:
+            _check_kind(self.folder, folder=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _check_kind(self.store.folder, folder=True)
+            for name in ("lock", "records.jsonl", "records.jsonl.damaged"):
+                _check_kind(self.folder / name, folder=False)
+            if self._lock.acquire():
+                return None
+        except RunError as error:
+            return error
+        except (OSError, ValueError, NotImplementedError) as error:  # ValueError: a zero byte in the name
+            reason = getattr(error, "strerror", None) or error
+            where = getattr(error, "filename", None) or self.folder
+            return RunError(
+                f"the run cannot begin in {self.folder}: {where}: {reason}. "
+                "Give a folder that exists or can be made, with the right to write into it, on a disk that has room"
+            )
+        return RunError(
+            f"another run is at work in {self.folder}. Two would overwrite each other's checkpoints: "
+            "wait until it ends, stop it, or give this one a folder of its own"
+        )
 
     def _resume(self) -> None:
         self.store.prune(sys.maxsize)  # nothing but what a run that was killed while it saved has left
@@ -229,18 +263,15 @@ class Run:
                 f"the run in {self.folder} has other settings ({'; '.join(differ)}). "
                 "Go on with its own, or give this run another folder"
             )
-        self.step = found.restore(self.model, self.optimizer, self.generators)
+        self.step = found.restore(self.model, self.optimizer, self.generators, scheduled=self.scheduled)
         self.saved = found.path
         for newer in self.store.finished():
             if newer.name > found.path.name:
                 self.store.set_aside(newer)
 
     def _cut_records(self) -> None:
-        """Drop the records of steps that will be taken again, and a line that was cut off."""
-        if not self.records.exists():
-            return
-        kept = [line for line in _whole_lines(self.records) if line["step"] < self.step]
-        write_whole(self.records, "".join(json.dumps(line) + "\n" for line in kept))
+        """Drop the records of steps that will be taken again, and set lines aside that are none."""
+        cut_records(self.records, self.step)
 
     def _post_mortem(self, error: NotFinite) -> str:
         process = f".{self.store.rank}" * (self.store.rank > 0)  # each has a part of the batch
@@ -260,10 +291,13 @@ class Run:
         self._stop = signal.Signals(number)
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    with suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(json.JSONDecodeError):  # cut off by a kill or a full disk
-                lines.append(json.loads(line))
-    return lines
+def _check_kind(path: Path, *, folder: bool) -> None:
+    """Raise a RunError if something else is where a file or a folder of a run belongs."""
+    if path.is_symlink() and not path.exists():
+        raise RunError(f"{path} is a link to nothing ({path.readlink()}): remove it, or bring back what it points to")
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        kind = "a folder" if path.is_dir() else "no folder" if folder else "no plain file"
+        raise RunError(
+            f"{path} is {kind}, and the run needs a {'folder' if folder else 'file'} of that name: "
+            "move it away, or give the run another folder"
+        )

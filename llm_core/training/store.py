@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,6 +46,8 @@ class Saved(Protocol):
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         generators: Mapping[str, torch.Generator] | None = None,
+        *,
+        scheduled: Collection[str] = (),
     ) -> int:
         """Put the model, the optimizer and the generators where they were; returns the step."""
 
@@ -126,15 +129,27 @@ class FileStore:
     def prune(self, keep: int) -> None:
         """Drop all but the newest `keep`, and what killed saves have left."""
         for path in [*self.finished()[keep:], *self.folder.glob("step-*.part")]:
-            path.unlink()
+            with _moving(path):
+                path.unlink(missing_ok=True)
 
     def set_aside(self, path: Path) -> None:
         """Call a damaged checkpoint `step-....damaged`."""
-        path.rename(path.with_suffix(".damaged"))
+        with _moving(path):
+            path.replace(path.with_suffix(".damaged"))
 
     def any(self, flag: bool) -> bool:
         """`flag`: there is only this process."""
         return flag
+
+
+@contextmanager
+def _moving(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be moved or removed: {error.strerror or error}. Give the right to, or remove it yourself"
+        ) from error
 
 
 def latest(store: Store) -> Saved | None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from llm_core.data.shards import ShardError, TokenShards, write_shards
-from llm_core.data.windows import WindowSampler
+from llm_core.training.windows import WindowSampler
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,7 +134,7 @@ def test_shards_go_to_another_process_by_the_name_of_their_folder(tmp_path):
     sent = pickle.dumps(WindowSampler(tokens, batch_size=2, length=5, seed=0))
     assert len(sent) < 2000
     assert torch.equal(
-        pickle.loads(sent).batch(3), WindowSampler(tokens, batch_size=2, length=5, seed=0).batch(3)
+        pickle.loads(sent).batch(3).targets, WindowSampler(tokens, batch_size=2, length=5, seed=0).batch(3).targets
     )  # fmt: skip
 
 
@@ -331,16 +331,13 @@ def test_a_shard_of_another_size_is_named_with_both_sizes(change, written):
         TokenShards(written)
 
 
-def test_a_shard_with_one_bit_changed_is_found_when_asked_for(written):
+def test_a_shard_with_one_bit_changed_at_an_end_is_found_at_once(written):
     path = written / "tokens-00005.bin"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    tokens = TokenShards(written)  # the size is right
-    with pytest.raises(ShardError, match=r"tokens-00005\.bin is damaged"):
-        tokens.verify()
-    with pytest.raises(ShardError, match=r"tokens-00005\.bin is damaged"):
-        TokenShards(written, verify=True)
+    with pytest.raises(ShardError, match=r"tokens-00005\.bin is damaged: its first or last 65,536 bytes"):
+        TokenShards(written)  # the size is right
 
 
 def test_whole_shards_pass(written):
@@ -352,9 +349,9 @@ def test_whole_shards_pass(written):
     [
         ("", "is damaged"),
         ('{"format": "llm_core tok', "is damaged"),
-        ("[]", "does not say 'llm_core token shards 1'"),
-        ('{"format": "another"}', "does not say 'llm_core token shards 1'"),
-        ('{"format": "llm_core token shards 1"}', "lacks 'vocab_size'"),
+        ("[]", "does not say 'llm_core token shards 2'"),
+        ('{"format": "another"}', "does not say 'llm_core token shards 2'"),
+        ('{"format": "llm_core token shards 2"}', "lacks 'vocab_size'"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(manifest, message, written):
@@ -369,3 +366,101 @@ def test_a_manifest_that_lost_a_shard_is_refused(written):
     (written / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ShardError, match="says 39 tokens and names shards with 35"):
         TokenShards(written)
+
+
+def test_a_bit_in_the_middle_of_a_large_shard_is_found_when_asked_for(tmp_path):
+    tokens = write_shards(tmp_path, [[7] * 100_000], vocab_size=50)
+    with (tmp_path / "tokens-00000.bin").open("r+b") as file:
+        file.seek(100_000)
+        file.write(b"\x06")
+    TokenShards(tmp_path)
+    with pytest.raises(ShardError, match=r"tokens-00000\.bin is damaged: its sha256"):
+        tokens.verify()
+    with pytest.raises(ShardError, match=r"tokens-00000\.bin is damaged: its sha256"):
+        TokenShards(tmp_path, verify=True)
+
+
+def places(value, path=()):
+    """The way to everything inside a manifest."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in entries:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+def test_a_manifest_with_any_entry_deleted_or_replaced_is_refused(tmp_path):
+    settings = {"tokenizer": "9f2c", "sizes": [1, 2], "lower": True, "none": None}
+    folder = write_shards(tmp_path, [range(9)], vocab_size=50, shard_tokens=7, end_id=3, settings=settings).folder
+    text = (folder / "manifest.json").read_text()
+    tried = 0
+    for *way, key in list(places(json.loads(text))):
+        for change in ("delete", "rename", None, 0, -1, 1.5, True, "x", [], {}, [None], {"a": 1}, 10**30):
+            manifest = json.loads(text)
+            inside = manifest
+            for step in way:
+                inside = inside[step]
+            if change == "delete":
+                del inside[key]
+            elif change == "rename" and isinstance(inside, dict):
+                inside["another"] = inside.pop(key)
+            elif type(inside[key]) is type(change) and inside[key] == change:
+                continue
+            else:
+                inside[key] = change
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+            with pytest.raises(ShardError, match=r"manifest\.json .*(write|written)"):
+                TokenShards(folder)
+            tried += 1
+    assert tried > 250
+
+
+def test_a_manifest_with_any_bit_flipped_or_cut_anywhere_is_refused(written):
+    content = (written / "manifest.json").read_bytes()
+    whole = json.loads(content)
+    draw = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        place = draw.randrange(len(damaged))
+        damaged[place] ^= 1 << draw.randrange(8)
+        if draw.random() < 0.2:
+            del damaged[place:]
+        (written / "manifest.json").write_bytes(damaged)
+        try:
+            if json.loads(damaged) == whole:  # a space that became another one
+                continue
+        except ValueError:
+            pass
+        with pytest.raises(ShardError, match=r"manifest\.json"):
+            TokenShards(written)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe", b"null", b"7"])
+def test_a_manifest_that_is_no_json_of_ours_is_refused(content, written):
+    (written / "manifest.json").write_bytes(content)
+    with pytest.raises(ShardError, match=r"manifest\.json"):
+        TokenShards(written)
+
+
+def test_what_lies_where_the_manifest_or_a_shard_should_be_is_named(written):
+    shard = written / "tokens-00001.bin"
+    shard.unlink()
+    shard.mkdir()
+    with pytest.raises(ShardError, match=r"tokens-00001\.bin"):
+        TokenShards(written)
+    (written / "manifest.json").unlink()
+    (written / "manifest.json").mkdir()
+    with pytest.raises(ShardError, match=r"manifest\.json cannot be read"):
+        TokenShards(written)
+    with pytest.raises(ShardError, match=r"manifest\.json cannot be read"):
+        TokenShards(shard.parent / "tokens-00000.bin")
+
+
+def test_a_shard_that_is_cut_or_removed_after_it_was_opened_is_an_error_and_not_the_end_of_the_process(written):
+    tokens = TokenShards(written)
+    os.truncate(written / "tokens-00002.bin", 6)
+    assert tokens[:17].tolist() == list(range(17))
+    with pytest.raises(ShardError, match=r"tokens-00002\.bin was cut short since it was opened: copy it again"):
+        tokens[:]
+    (written / "tokens-00002.bin").unlink()
+    with pytest.raises(ShardError, match=r"tokens-00002\.bin is missing"):
+        tokens[15]

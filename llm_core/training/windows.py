@@ -27,10 +27,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer, UInt64
+from jaxtyping import Integer, UInt64
 from torch import Tensor
 
 from llm_core.data.shards import TokenShards
+from llm_core.training.batches import Batch, shift
 
 
 class WindowSampler:
@@ -53,8 +54,8 @@ class WindowSampler:
     >>> sampler = WindowSampler(torch.arange(13), batch_size=2, length=4, seed=0)
     >>> sampler.n_windows, sampler.steps()
     (3, 2)
-    >>> sampler.batch(1).shape
-    torch.Size([2, 5])
+    >>> sampler.batch(1).targets.shape
+    torch.Size([2, 4])
     """
 
     def __init__(
@@ -91,10 +92,8 @@ class WindowSampler:
         """After how many steps every window has been seen `epochs` times (a few of them once more)."""
         return math.ceil(epochs * self.n_windows / self.batch_size)
 
-    def batch(self, step: int) -> Int[Tensor, "B T1"]:
-        """This process's rows of a step, from 0 on: (B / world, T + 1), for `llm_core.training.batches.shift`.
-
-        It takes the same time at any step.
+    def batch(self, step: int) -> Batch:
+        """This process's rows of a step, from 0 on: inputs and targets (B / world, T). It takes as long at any step.
 
         Raises:
             ValueError: the step is negative.
@@ -105,7 +104,7 @@ class WindowSampler:
         first = step * self.batch_size + self.rank * rows
         epochs, places = np.divmod(np.arange(first, first + rows, dtype=np.uint64), np.uint64(self.n_windows))
         begins = (permute(places, self.n_windows, seed=self.seed, epochs=epochs) * np.uint64(self.length)).tolist()
-        return torch.stack([self.tokens[begin : begin + self.length + 1].long() for begin in begins])
+        return shift(torch.stack([self.tokens[begin : begin + self.length + 1].long() for begin in begins]))
 
 
 # How often columns and rows are turned. Large tables are well shuffled after 4, but of the orders of 6 numbers some

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import chisquare
 
 from llm_core.data.shards import TokenShards, write_shards
-from llm_core.data.windows import WindowSampler, permute
+from llm_core.training.windows import WindowSampler, permute
 
 
 def some_documents(vocab_size: int = 1000, n: int = 40) -> list[list[int]]:
@@ -25,9 +25,16 @@ def joined(documents, end_id=None) -> list[int]:
     return [id_ for document in documents for id_ in [*document, *([] if end_id is None else [end_id])]]
 
 
+def window_rows(sampler: WindowSampler, step: int) -> torch.Tensor:
+    """The windows (B, T + 1) that a step's inputs and targets were cut from."""
+    (inputs,), targets = sampler.batch(step)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    return torch.cat([inputs, targets[:, -1:]], dim=1)
+
+
 def windows_of(sampler: WindowSampler, steps) -> list[int]:
     """The numbers of the windows of some steps, where the tokens are 0, 1, 2, ..."""
-    rows = torch.cat([sampler.batch(step) for step in steps])
+    rows = torch.cat([window_rows(sampler, step) for step in steps])
     assert torch.equal(rows, rows[:, :1] + torch.arange(sampler.length + 1))  # T + 1 neighbours
     assert not (rows[:, 0] % sampler.length).any()
     return (rows[:, 0] // sampler.length).tolist()
@@ -59,12 +66,12 @@ def test_the_same_seed_and_step_give_the_same_batch_whatever_came_before(tmp_pat
     documents = some_documents()
     tokens = write_shards(tmp_path, documents, vocab_size=1000, shard_tokens=37)
     first = WindowSampler(tokens, batch_size=4, length=8, seed=7)
-    run = [first.batch(step) for step in range(60)]
+    run = [window_rows(first, step) for step in range(60)]
     resumed = WindowSampler(TokenShards(tmp_path), batch_size=4, length=8, seed=7)
     for step in (59, 31, 32, 0):
-        assert torch.equal(resumed.batch(step), run[step])
+        assert torch.equal(window_rows(resumed, step), run[step])
     in_memory = WindowSampler(torch.tensor(joined(documents)), batch_size=4, length=8, seed=7)
-    assert torch.equal(torch.stack([in_memory.batch(step) for step in range(60)]), torch.stack(run))
+    assert torch.equal(torch.stack([window_rows(in_memory, step) for step in range(60)]), torch.stack(run))
     assert run[0].shape == (4, 9)
     assert run[0].dtype == torch.long
 
@@ -77,9 +84,9 @@ def test_the_processes_rows_together_are_the_batch_of_one(world):
         WindowSampler(tokens, batch_size=12, length=3, seed=5, rank=rank, world=world) for rank in range(world)
     ]  # fmt: skip
     for step in (0, 4, 5, 6, 1000):  # 66 windows: steps 5 and 1000 cross from epoch to epoch
-        parts = [sampler.batch(step) for sampler in together]
+        parts = [window_rows(sampler, step) for sampler in together]
         assert {len(part) for part in parts} == {12 // world}
-        assert torch.equal(torch.cat(parts), alone.batch(step))
+        assert torch.equal(torch.cat(parts), window_rows(alone, step))
 
 
 def test_any_step_is_as_near_as_the_first():
@@ -97,11 +104,11 @@ def test_any_step_is_as_near_as_the_first():
     sampler.tokens = Counted()
     for step in (0, 10**6, 10**15):
         asked.clear()
-        sampler.batch(step)
+        window_rows(sampler, step)
         assert len(asked) == 8
     huge = WindowSampler(torch.empty(10**12 + 1, dtype=torch.uint8, device="meta"), batch_size=2, length=1, seed=0)
     assert huge.n_windows == 10**12
-    assert huge.batch(3).shape == (2, 2)  # without a permutation of 10^12
+    assert huge.batch(3).targets.shape == (2, 1)  # without a permutation of 10^12
 
 
 def test_steps_of_an_epoch_are_known():
@@ -112,9 +119,8 @@ def test_steps_of_an_epoch_are_known():
 
 
 def test_small_tokens_become_the_integers_that_embeddings_take():
-    assert (
-        WindowSampler(torch.arange(9, dtype=torch.uint8), batch_size=1, length=2, seed=0).batch(0).dtype == torch.long
-    )
+    sampler = WindowSampler(torch.arange(9, dtype=torch.uint8), batch_size=1, length=2, seed=0)
+    assert sampler.batch(0).targets.dtype == torch.long
 
 
 @pytest.mark.parametrize(
