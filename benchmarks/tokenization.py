@@ -1,4 +1,4 @@
-"""Tokenizers on a CPU, beside the package tokenizers: training of byte-pair encoding, encoding with it, WordPiece.
+"""Tokenizers on a CPU, beside the packages tokenizers and tiktoken: training of BPE, encoding with it, WordPiece.
 
 The texts are those of the tests, and a few megabytes of Python's library. The library has several ways to encode; each
 is a contender, and the fastest is the one to be held against. Whoever does the same work must get the same ids. Caches
@@ -85,6 +85,45 @@ def training(kind: str, vocab_size: int) -> dict[str, Contender]:
     }
 
 
+def long_pieces(vocab_size: int = 300) -> dict[str, Contender]:
+    """Training on one piece without a cut: a genome, twice as long each time."""
+
+    def prepare(n: int, library: bool) -> Callable[[], Turn]:
+        def prepared() -> Turn:
+            import random
+
+            from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+            from llm_core.text.bpe_fast import BPETokenizer
+            from llm_core.text.pretokenize import WHOLE
+
+            text = "".join(random.Random(0).choices("ACGT", k=n))
+
+            def theirs() -> None:
+                tokenizer = Tokenizer(models.BPE())
+                tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+                alphabet = pre_tokenizers.ByteLevel.alphabet()
+                trainer = trainers.BpeTrainer(
+                    vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, show_progress=False
+                )
+                tokenizer.train_from_iterator([text], trainer)
+
+            def ours() -> None:
+                BPETokenizer.train(text, vocab_size, split=WHOLE)
+
+            return theirs if library else ours
+
+        return prepared
+
+    # The library's work grows with the square of the length: four times as long, sixteen times the seconds.
+    lengths = {False: (5, 10, 20, 40, 80, 160, 320, 640), True: (5, 10, 20, 40, 80)}
+    return {
+        f"{'tokenizers' if library else 'llm_core'}, {n},000 letters": Contender(prepare(1000 * n, library))
+        for library, sizes in lengths.items()
+        for n in sizes
+    }
+
+
 # --- encoding ---
 
 
@@ -105,6 +144,23 @@ def wordpiece(kind: str) -> tuple[Any, Any]:
     ours = WordPieceTokenizer.train(text_of(kind).splitlines(), 20_000, limit_alphabet=5000)
     vocabulary = ours.vocabulary.ids
     return ours, BertWordPieceTokenizer(vocab=vocabulary, lowercase=True)._tokenizer
+
+
+def tiktokens(kind: str, lines: bool) -> Callable[[], Turn]:
+    """tiktoken with the same vocabulary: it merges by ids, which here come in the order of the merges."""
+
+    def prepare() -> Turn:
+        import tiktoken
+
+        from llm_core.text.pretokenize import GPT2
+
+        ours = bpe(kind)[0]
+        ranks = {ours.decode_bytes([id_]): id_ for id_ in ours.vocabulary.ids.values()}
+        encoder = tiktoken.Encoding("ours", pat_str=str(GPT2.pattern), mergeable_ranks=ranks, special_tokens={})
+        parts = text_of(kind).splitlines(keepends=True) if lines else [text_of(kind)]
+        return lambda: digest([encoder.encode_ordinary(part) for part in parts])
+
+    return prepare
 
 
 def encoding(kind: str, make: Callable[[str], tuple[Any, Any]], lines: bool) -> dict[str, Contender]:
@@ -140,13 +196,17 @@ def encoding(kind: str, make: Callable[[str], tuple[Any, Any]], lines: bool) -> 
         return prepare
 
     methods = ("encode", "encode_batch", "encode_batch_fast") if lines else ("encode", "encode_batch_fast")
-    return {"llm_core": Contender(ours)} | {f"tokenizers, {method}": Contender(theirs(method)) for method in methods}
+    found = {"llm_core": Contender(ours)} | {f"tokenizers, {method}": Contender(theirs(method)) for method in methods}
+    if make is bpe:
+        found["tiktoken"] = Contender(tiktokens(kind, lines), note="keeps no pieces between turns")
+    return found
 
 
 TASKS = {
     "bpe-training": training("library", 16_000),
     "bpe-training-mixed": training("mixed", 16_000),
     "bpe-training-chinese": training("chinese", 16_000),
+    "bpe-training-long": long_pieces(),
     "bpe-encoding": encoding("library", bpe, lines=False),
     "bpe-encoding-lines": encoding("library", bpe, lines=True),
     "bpe-encoding-mixed": encoding("mixed", bpe, lines=False),

@@ -7,12 +7,13 @@ Source: Mikolov et al. 2013a, 2013b (the files and the vocabulary are those of t
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from llm_core.files import replacing
+
+Errors = Literal["strict", "replace", "ignore"]
 
 
 class UnknownWordError(ValueError):
@@ -31,7 +34,8 @@ class WordVectors:
     """Words and their vectors, (V, D), row i for word i.
 
     Raises:
-        ValueError: there is no word, a word comes twice or has white space in it, or there is not one row a word.
+        ValueError: there is no word, a word comes twice, is empty or has a space or a line break in it, which separate
+            words in a file, or there is not one row a word.
 
     >>> vectors = WordVectors(["sun", "moon", "tax"], torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 2.0]]))
     >>> vectors.nearest("sun", 1)
@@ -42,12 +46,16 @@ class WordVectors:
         self.words, self.matrix = list(words), matrix
         self._ids = {word: i for i, word in enumerate(self.words)}
         if not self.words or len(self._ids) != len(self.words):
-            raise ValueError(f"there must be words, each once: got {len(self.words)} words, {len(self._ids)} different")
+            twice = [word for word, times in Counter(self.words).most_common(1) if times > 1]
+            raise ValueError(
+                f"there must be words, each once: got {len(self.words)} words, {len(self._ids)} different"
+                + "".join(f"; {word!r} comes again" for word in twice)
+            )
         if len(self.words) != len(matrix):
             raise ValueError(f"each word has one row: got {len(self.words)} words and {len(matrix)} rows")
-        spaced = [word for word in self.words if word.split() != [word]]
-        if spaced:
-            raise ValueError(f"a word cannot be empty or have white space in it: got {spaced[0]!r}")
+        for word in self.words:
+            if not word or " " in word or "\n" in word:
+                raise ValueError(f"a word cannot be empty or have a space or a line break in it: got {word!r}")
         # A vector of zeros keeps its zeros: it is similar to nothing.
         self._unit = F.normalize(matrix.float(), dim=1)
 
@@ -93,24 +101,43 @@ class WordVectors:
                 file.write(word.encode() + b" " + numbers + b"\n")
 
     @classmethod
-    def load(cls, path: str | Path, *, binary: bool = False) -> WordVectors:
+    def load(cls, path: str | Path, *, binary: bool = False, errors: Errors = "strict") -> WordVectors:
         """Read vectors in the format of word2vec, as text or binary.
 
+        Words and numbers are separated by the plain space. Other white space belongs to a word, such as the no-break
+        space in "New\u00a0York". A mark of the byte order at the beginning is passed over.
+
+        Args:
+            path: the file.
+            binary: whether numbers are stored as bytes.
+            errors: what becomes of a word whose bytes are no UTF-8, as some programs cut long words in the middle of a
+                character: "strict" refuses it, "replace" puts U+FFFD in place of what is broken, and "ignore" nothing.
+
         Raises:
-            ValueError: the file is not of this format, or ends too early.
+            ValueError: the file is not of this format, or ends too early, or a word is no UTF-8, or comes twice. The
+                message names the line, or the number of the word.
         """
-        data = Path(path).read_bytes()
+        data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
         header, _, body = data.partition(b"\n")
         try:
             n_words, width = (int(number) for number in header.split())
         except ValueError:
+            n_words = width = 0
+        if n_words < 1 or width < 1:
             raise ValueError(
                 f"{path} is not a word2vec file: its first line should be two numbers, words and width, "
                 f"and is {header[:40]!r}"
-            ) from None
+            )
+        if n_words * width > len(body):  # before room is made
+            raise ValueError(
+                f"{path} ends too early: it says {n_words} words of {width} numbers, and {len(body)} bytes are there"
+            )
         read = _read_binary if binary else _read_text
-        words, matrix = read(body, n_words, width, str(path))
-        return cls(words, torch.from_numpy(matrix))
+        words, matrix = read(body, n_words, width, str(path), errors)
+        try:
+            return cls(words, torch.from_numpy(matrix))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _id(self, word: str) -> int:
         try:
@@ -130,22 +157,30 @@ class WordVectors:
         return [(self.words[i], value) for i, value in zip(ids.tolist(), values.tolist(), strict=True)]
 
 
-def _read_text(body: bytes, n_words: int, width: int, path: str) -> tuple[list[str], Float[np.ndarray, "V D"]]:
-    lines = body.decode().split("\n")
+def _read_text(
+    body: bytes, n_words: int, width: int, path: str, errors: Errors
+) -> tuple[list[str], Float[np.ndarray, "V D"]]:
+    lines = body.split(b"\n")
     words = []
     matrix = np.empty((n_words, width), dtype=np.float32)
     for i in range(n_words):
-        parts = lines[i].split() if i < len(lines) else []
-        if len(parts) != width + 1:
+        place = f"{path}, line {i + 2}"
+        word, *numbers = lines[i].rstrip().split(b" ") if i < len(lines) else [b""]
+        if not word or len(numbers) != width:
             raise ValueError(
-                f"{path}, line {i + 2}: a word and {width} numbers should stand here, got {len(parts)} parts"
+                f"{place}: a word and {width} numbers should stand here, got {len(numbers) + bool(word)} parts"
             )
-        words.append(parts[0])
-        matrix[i] = [float(part) for part in parts[1:]]
+        words.append(_word(word, place, errors))
+        try:
+            matrix[i] = [float(number) for number in numbers]
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
     return words, matrix
 
 
-def _read_binary(body: bytes, n_words: int, width: int, path: str) -> tuple[list[str], Float[np.ndarray, "V D"]]:
+def _read_binary(
+    body: bytes, n_words: int, width: int, path: str, errors: Errors
+) -> tuple[list[str], Float[np.ndarray, "V D"]]:
     words = []
     matrix = np.empty((n_words, width), dtype=np.float32)
     at = 0
@@ -154,10 +189,20 @@ def _read_binary(body: bytes, n_words: int, width: int, path: str) -> tuple[list
         end = space + 1 + 4 * width
         if space < 0 or end > len(body):
             raise ValueError(f"{path} ends too early: it says {n_words} words of {width} numbers, and {i} are there")
-        words.append(body[at:space].lstrip(b"\n").decode())  # some writers end a vector with a line break, some do not
+        # Some writers end a vector with a line break, some do not.
+        words.append(_word(body[at:space].lstrip(b"\n"), f"{path}, word {i + 1}", errors))
         matrix[i] = np.frombuffer(body, dtype="<f4", count=width, offset=space + 1)
         at = end
     return words, matrix
+
+
+def _word(raw: bytes, place: str, errors: Errors) -> str:
+    try:
+        return raw.decode(errors=errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{place}: {raw!r} is no UTF-8 ({error.reason}): errors="replace" or "ignore" reads it all the same'
+        ) from None
 
 
 class Vocabulary(NamedTuple):

@@ -11,7 +11,11 @@ without ever being in memory together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llm_core.files import return_memory
+from llm_core.layers.positions import LinearScaling
 from llm_core.models.llama import Llama, LlamaConfig
 from llm_core.pretrained.names import Line, Undrawn, check_shapes, load, load_each, same
 from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
@@ -37,12 +42,19 @@ _SIZES = {
     "embedding_length": "d_model",
     "feed_forward_length": "d_ff",
 }
+_LONGEST = 2**24  # positions, for which the tables of sines take some GB
 # What a file may say about a Llama beyond that; anything else is refused.
 _READ = {"vocab_size", "rope.freq_base", "rope.dimension_count", "attention.layer_norm_rms_epsilon"}
-_READ |= {"attention.key_length", "attention.value_length"}
+_READ |= {"attention.key_length", "attention.value_length", "expert_count", "expert_used_count"}
+_READ |= {"rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
 # Names of the ways to cut a text into pieces.
 _SPLITS: dict[str, Split] = {"gpt-2": GPT2, "smollm": DIGITS_THEN_GPT2}
-_CONTROL = 3  # the type of a token that is no text: the special ones
+# What a file says about each token.
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
+# What a file may say about its tokenizer: what is read, what must be off, and what changes no ids.
+_TOKENIZER_READ = {"model", "pre", "tokens", "token_type", "merges"}
+_TOKENIZER_OFF = {"add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix"}
+_TOKENIZER_NOTES = {"scores", "token_type_count"}
 
 
 class Stored(NamedTuple):
@@ -82,22 +94,50 @@ def read_gguf(file: Path | str) -> GGUFFile:
     return _read(reader, file, status.st_size, status.st_mtime_ns)
 
 
+def _bounded(reader: Any) -> Any:
+    """gguf's reader, which reads on behind the end of a file: an array of 10^12 numbers would keep it busy for days."""
+
+    class Bounded(reader):
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise ValueError(f"it ends after {len(self.data)} bytes, in the middle of something")
+            return super()._get(offset, dtype, count, override_order)
+
+    return Bounded
+
+
 # Most of the time goes into the tens of thousands of tokens and merges, seconds of it: the tokenizer and the weights of
 # one file are had from one reading. The reader itself, which keeps 170 MB for them, is let go. Size and time are there
 # to tell a file that was written anew.
 @lru_cache(maxsize=1)
 def _read(reader: Callable[[Path], Any], file: Path, size: int, time: int) -> GGUFFile:
     try:
-        opened = reader(file)
+        with np.errstate(over="ignore"):  # of offsets that are none: `_check_places` finds them
+            opened = _bounded(reader)(file)
         fields = {key: field for key, field in opened.fields.items() if not key.startswith("GGUF.")}
+        metadata = {key: field.contents() for key, field in fields.items()}
         # gguf gives the sizes from the fastest dimension on, the other way round than torch.
         tensors = [
             Stored(t.name, tuple(map(int, reversed(t.shape))), t.tensor_type, t.data_offset, t.data.shape, t.data.dtype)
             for t in opened.tensors
         ]
-        return GGUFFile(file, {key: field.contents() for key, field in fields.items()}, tensors)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:  # what numpy says where bytes are missing
+        _check_places(opened)
+        return GGUFFile(file, metadata, tensors)
+    except (ValueError, LookupError, ArithmeticError, TypeError, MemoryError) as error:
+        # What gguf and numpy say where bytes are missing or wrong.
         raise ValueError(f"{file} is no whole GGUF file ({error}): download it again") from error
+
+
+def _check_places(opened: Any) -> None:
+    """Tensors follow one another, each from the next multiple of the alignment on. Elsewhere lie other weights."""
+    if opened.byte_order != "I":
+        raise ValueError("its bytes are in the order of another kind of processor")
+    place = 0
+    for tensor in opened.tensors:
+        offset = int(tensor.field.parts[-1][0])
+        if offset != place:
+            raise ValueError(f"{tensor.name} should begin {place} bytes after the first tensor, and begins at {offset}")
+        place += -(-tensor.n_bytes // int(opened.alignment)) * int(opened.alignment)
 
 
 def gguf_metadata(file: Path | str) -> dict[str, Any]:
@@ -118,6 +158,8 @@ def gguf_config(metadata: dict[str, Any], *, tied: bool = True) -> LlamaConfig:
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise ValueError(f'the file says "general.architecture": {architecture!r}, but this loader only reads "llama"')
+    if metadata.get("general.type", "model") != "model":
+        raise ValueError(f'the file says "general.type": {metadata["general.type"]!r}, but this loader reads a "model"')
     said = {key.removeprefix("llama."): value for key, value in metadata.items() if key.startswith("llama.")}
     for key, value in said.items():
         if key not in _SIZES and key not in _READ:
@@ -128,27 +170,63 @@ def gguf_config(metadata: dict[str, Any], *, tied: bool = True) -> LlamaConfig:
     for key in (*_SIZES, "attention.layer_norm_rms_epsilon"):
         if key not in said:
             raise ValueError(f'the file has no "llama.{key}", without which the model cannot be built')
-    for key in _SIZES:
-        if type(said[key]) is not int or said[key] < 1:
+    for key in (*_SIZES, "vocab_size", "attention.key_length"):
+        if key in said and (type(said[key]) is not int or said[key] < 1):
             raise ValueError(
-                f'the file says "llama.{key}": {said[key]}, but this model has one size for all layers, at least 1'
+                f'the file says "llama.{key}": {said[key]!r}, but this model has one size for all layers, at least 1'
             )
-    vocab_size = said.get("vocab_size", len(metadata.get("tokenizer.ggml.tokens", ())))
+    if said["context_length"] > _LONGEST:
+        raise ValueError(
+            f'the file says "llama.context_length": {said["context_length"]}, but tables of sines are kept for each '
+            f"position, of {_LONGEST} at most"
+        )
+    if said.get("expert_count", 0) != 0 or said.get("expert_used_count", 0) != 0:
+        key = "expert_count" if said.get("expert_count", 0) != 0 else "expert_used_count"
+        raise ValueError(f'the file says "llama.{key}": {said[key]!r}, but this loader reads models without experts')
+    vocab_size = said.get("vocab_size")
+    if vocab_size is None:
+        vocab_size = len(_strings(metadata, "tokenizer.ggml.tokens"))
     d_head = said.get("attention.key_length", said["embedding_length"] // said["attention.head_count"])
     for key in ("attention.value_length", "rope.dimension_count"):
-        if said.get(key, d_head) != d_head:
+        if said.get(key, d_head) != d_head or isinstance(said.get(key), bool | float):
             raise ValueError(
-                f'the file says "llama.{key}": {said[key]}, but this model only does all of d_head={d_head}'
+                f'the file says "llama.{key}": {said[key]!r}, but this model only does all of d_head={d_head}'
             )
+    # Stored in 32 bits, in which 1e-5 is 0.0000099999997: as many digits as they hold.
+    norm_eps = float(f"{_real(said, 'attention.layer_norm_rms_epsilon'):.7g}")
+    scaling, base = _rope_scaling(said), _real(said, "rope.freq_base", 10_000.0)
     return LlamaConfig(
         vocab_size=vocab_size,
         **{ours: said[theirs] for theirs, ours in _SIZES.items()},
         d_head=None if d_head * said["attention.head_count"] == said["embedding_length"] else d_head,
-        rope_base=float(said.get("rope.freq_base", 10_000.0)),
-        # Stored in 32 bits, in which 1e-5 is 0.0000099999997: as many digits as they hold.
-        norm_eps=float(f"{said['attention.layer_norm_rms_epsilon']:.7g}"),
+        rope_base=base,
+        rope_scaling=scaling,
+        norm_eps=norm_eps,
         tied=tied,
     )
+
+
+def _real(said: Mapping[str, Any], key: str, default: float = 0.0) -> float:
+    value = said.get(key, default)
+    if type(value) is not float or not 0 < value < math.inf:
+        raise ValueError(f'the file says "llama.{key}": {value!r}, which should be a number above 0')
+    return value
+
+
+def _rope_scaling(said: Mapping[str, Any]) -> LinearScaling | None:
+    """What the file says about longer texts. A factor without a type is a linear one, as llama.cpp has it."""
+    kind = said.get("rope.scaling.type", "linear" if "rope.scaling.factor" in said else "none")
+    if kind not in ("none", "linear"):
+        raise ValueError(
+            f'the file says "llama.rope.scaling.type": {kind!r}, which this loader does not know: it reads "none" and '
+            '"linear"'
+        )
+    if kind == "none":
+        return None
+    factor = _real(said, "rope.scaling.factor", 1.0)
+    if factor < 1:
+        raise ValueError(f'the file says "llama.rope.scaling.factor": {factor}, but this model only turns slower')
+    return LinearScaling(factor) if factor > 1 else None
 
 
 def gguf_table(config: LlamaConfig) -> list[Line]:
@@ -207,26 +285,90 @@ def load_gguf(file: Path | str, *, convert: Callable[[nn.Module], nn.Module] | N
 
 
 def gguf_tokenizer(file: Path | str) -> BPETokenizer:
-    """The tokenizer of a GGUF file; it knows the control tokens, such as those of a chat, as special tokens.
+    """The tokenizer of a GGUF file.
+
+    Control tokens, such as those of a chat, are its special tokens; user-defined ones are `added_tokens`, found
+    wherever they stand in a text; unused ones have an id, and no text leads to them.
 
     Raises:
-        ValueError: it is no byte-pair tokenizer, or cuts texts in a way that this loader does not know.
+        ValueError: it is no byte-pair tokenizer, cuts texts in a way that this loader does not know, adds tokens to a
+            text, or an entry is broken. The message names the entry.
     """
-    metadata = gguf_metadata(file)
+    try:
+        return _tokenizer(gguf_metadata(file))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _tokenizer(metadata: Mapping[str, Any]) -> BPETokenizer:
     kind, split = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
-    if kind != "gpt2" or split not in _SPLITS:
+    if kind != "gpt2" or split not in tuple(_SPLITS):
         raise ValueError(
             f'the file says "tokenizer.ggml.model": {kind!r} and "tokenizer.ggml.pre": {split!r}, but this loader only '
             f'reads "gpt2", with {", ".join(_SPLITS)}'
         )
-    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    pairs = (merge.split(" ") for merge in metadata["tokenizer.ggml.merges"])
-    return BPETokenizer(
-        {token: i for i, token in enumerate(tokens)},
-        [(first, second) for first, second in pairs],
-        split=_SPLITS[split],
-        special_tokens=[token for token, kind in zip(tokens, types, strict=True) if kind == _CONTROL],
-    )
+    _check_settings(metadata)
+    tokens, merges = (_strings(metadata, f"tokenizer.ggml.{key}") for key in ("tokens", "merges"))
+    twice = [token for token, times in Counter(tokens).items() if times > 1]
+    if twice:
+        raise ValueError(f'the file says "tokenizer.ggml.tokens", in which {twice[0]!r} stands more than once')
+    repeated = [merge for merge, times in Counter(merges).items() if times > 1]
+    if repeated:
+        raise ValueError(f'the file says "tokenizer.ggml.merges", in which {repeated[0]!r} stands more than once')
+    of_type = _by_type(metadata, tokens)
+    try:
+        return BPETokenizer.from_merges(
+            tokens,
+            merges,
+            split=_SPLITS[split],
+            special_tokens=[*of_type[_UNKNOWN], *of_type[_CONTROL]],
+            added_tokens=of_type[_USER_DEFINED],
+        )
+    except ValueError as error:
+        raise ValueError(
+            'what the file says under "tokenizer.ggml.tokens", "tokenizer.ggml.token_type" and "tokenizer.ggml.merges" '
+            f"makes no tokenizer: {error}"
+        ) from error
+
+
+def _check_settings(metadata: Mapping[str, Any]) -> None:
+    for key, value in metadata.items():
+        name = key.removeprefix("tokenizer.ggml.")
+        if name == key or name in _TOKENIZER_READ | _TOKENIZER_NOTES or name.endswith("_token_id"):
+            continue
+        if name not in _TOKENIZER_OFF:
+            raise ValueError(f'the file says "{key}": {value!r:.80}, which this loader does not know')
+        if value is not False:
+            raise ValueError(
+                f'the file says "{key}": {value!r}, but this loader only reads tokenizers that add nothing'
+            )
+
+
+def _by_type(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[int, list[str]]:
+    """The tokens of each type. Those that are unused stay in the vocabulary, where no merge leads to them."""
+    key = "tokenizer.ggml.token_type"
+    types = metadata.get(key)
+    if not isinstance(types, list) or len(types) != len(tokens):
+        said = f"{len(types)} entries" if isinstance(types, list) else repr(types)
+        raise ValueError(
+            f'the file says "{key}": {said}, where there should be a type for each of {len(tokens)} tokens'
+        )
+    found: dict[int, list[str]] = {kind: [] for kind in (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED)}
+    for token, kind in zip(tokens, types, strict=True):
+        if type(kind) is not int or kind not in found:
+            raise ValueError(
+                f'the file says "{key}": {kind!r} for {token!r}, but a token of byte-pair encoding is normal (1), '
+                "unknown (2), control (3), user-defined (4) or unused (5)"
+            )
+        found[kind].append(token)
+    return found
+
+
+def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+    value = metadata.get(key)
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f'the file says "{key}": {value!r:.80}, which should be a list of strings')
+    return value
 
 
 def find_smollm2() -> Path:
@@ -268,11 +410,30 @@ def _reordered(ours: str, theirs: str, n_heads: int) -> Line:
 def _model(opened: GGUFFile) -> Llama:
     """The model of a file, on the meta device. The file has been held to it, name by name and shape by shape."""
     shapes = {tensor.name: tensor.shape for tensor in opened.tensors}
-    config = gguf_config(opened.metadata, tied="output.weight" not in shapes)
-    with torch.device("meta"), Undrawn():
-        model = Llama(config)
-    check_shapes(gguf_table(config), model, shapes)
+    try:
+        config = gguf_config(opened.metadata, tied="output.weight" not in shapes)
+        if config.n_layers > len(shapes):  # before they are made
+            raise ValueError(f"a model of {config.n_layers} layers has more than {len(shapes)} tensors")
+        with torch.device("meta"), Undrawn():
+            model = Llama(config)
+        check_shapes(gguf_table(config), model, shapes)
+        _check_formats(opened.tensors)
+    except ValueError as error:
+        sizes = ", ".join(f'"llama.{key}": {opened.metadata.get(f"llama.{key}")!r:.40}' for key in _SIZES)
+        raise ValueError(f"{opened.path}: {error}. The sizes in the file: {sizes}") from error
     return model
+
+
+def _check_formats(tensors: Sequence[Stored]) -> None:
+    """Refuse a kind of numbers that gguf cannot turn into floats, before any weight is read."""
+    kinds = import_module("gguf").GGMLQuantizationType
+    can = {kinds.F32, kinds.F16, *import_module("gguf.quants")._type_traits}
+    for tensor in tensors:
+        if tensor.kind not in can:
+            raise ValueError(
+                f"{tensor.name} is stored as {tensor.kind.name}, which the package gguf does not turn into weights: it "
+                f"reads {', '.join(sorted(kind.name for kind in can))}"
+            )
 
 
 def _weights(opened: GGUFFile, table: list[Line]) -> Iterator[tuple[str, Float[Tensor, " ..."]]]:

@@ -169,6 +169,7 @@ class BPETokenizer:
         *,
         split: Split = GPT2,
         special_tokens: Iterable[str] = (),
+        added_tokens: Iterable[str] = (),
         ignore_merges: bool = False,
     ) -> BPETokenizer:
         """A vocabulary as GPT-2's files and GGUF hold it: tokens in the order of their ids, merges as "left right".
@@ -180,6 +181,7 @@ class BPETokenizer:
             bpe_json.read_merges(merges),
             split=split,
             special_tokens=special_tokens,
+            added_tokens=added_tokens,
             ignore_merges=ignore_merges,
         )
 

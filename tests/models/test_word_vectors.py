@@ -103,12 +103,63 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
         (b"1 2\na 1 2 3\n", False, "line 2: a word and 2 numbers should stand here, got 4"),
         (b"2 1\na \0\0\0\0\nb \0\0\0", True, "says 2 words of 1 numbers, and 1 are there"),
         (b"1 1\na", True, "and 0 are there"),
+        (b"999999999999 300\na 1 2\n", False, "says 999999999999 words of 300 numbers, and 6 bytes are there"),
+        (b"999999999999 300\na 1 2\n", True, "says 999999999999 words of 300 numbers, and 6 bytes are there"),
+        (b"1 -2\na 1 2\n", False, "first line should be two numbers"),
+        (b"0 2\n", False, "first line should be two numbers"),
+        (b"2 2\na 1 2\n 1 2\n", False, "line 3: a word and 2 numbers should stand here, got 2"),
+        (b"2 2\na 1 2\nb 1 x\n", False, "line 3: could not convert string to float: b'x'"),
+        (b"2 1\na 1\na 2\n", False, "2 words, 1 different; 'a' comes again"),
+        (b"2 1\na 1\n\xe6\xbc 2\n", False, r"line 3: b'\\xe6\\xbc' is no UTF-8 .*errors=\"replace\""),
+        (b"2 1\na \0\0\0\0\xe6\xbc \0\0\0\0", True, r"word 2: b'\\xe6\\xbc' is no UTF-8"),
     ],
 )
 def test_a_file_that_is_no_such_file_is_refused(tmp_path: Path, content, binary, message):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         WordVectors.load(tmp_path / "v", binary=binary)
+
+
+SPACED = ["New\u00a0York", "\u3000", "a\u2003b", "a\tb", "\u2028", "é", "\x1c"]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_only_the_plain_space_separates_as_in_gensim(tmp_path: Path, binary):
+    ours, path = WordVectors(SPACED, draw(len(SPACED), 3).float()), tmp_path / "v"
+    ours.save(path, binary=binary)
+    theirs = KeyedVectors.load_word2vec_format(str(path), binary=binary)
+    found = WordVectors.load(path, binary=binary)
+    assert found.words == theirs.index_to_key == SPACED
+    assert np.array_equal(found.matrix.numpy(), theirs.vectors)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a mark of the byte order, which gensim stumbles over
+    assert WordVectors.load(path, binary=binary).words == SPACED
+
+
+@pytest.mark.parametrize("errors", ["replace", "ignore"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_half_characters_are_read_as_gensim_reads_them(tmp_path: Path, binary, errors):
+    path, rows = tmp_path / "v", {b"\xe6\xbcab": [1.0, 2.0], "漢".encode(): [3.0, 4.0], b"x\xf0\x9f": [5.0, 6.0]}
+    lines = [
+        word + b" " + (np.array(row, "<f4").tobytes() if binary else b"%f %f" % tuple(row))
+        for word, row in rows.items()
+    ]
+    path.write_bytes(b"3 2\r\n" + b"\n".join(lines))
+    theirs = KeyedVectors.load_word2vec_format(str(path), binary=binary, unicode_errors=errors)
+    ours = WordVectors.load(path, binary=binary, errors=errors)
+    assert ours.words == theirs.index_to_key
+    assert np.array_equal(ours.matrix.numpy(), theirs.vectors)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path, binary):
+    path = tmp_path / "v"
+    some_vectors(4, 3).save(path, binary=binary)
+    whole = path.read_bytes()
+    # The last line break may be missing, and of the last number in a text no end can be told.
+    for kept in range(len(whole) - (1 if binary else 14)):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match=r"v(,| ends too early| is not a word2vec file)"):
+            WordVectors.load(path, binary=binary)
 
 
 def test_a_vector_of_zeros_is_similar_to_nothing():
@@ -131,12 +182,12 @@ def test_what_cannot_work_is_refused():
     for words, message in (
         (["a", "a"], "2 words, 1 different"),
         ([], "got 0 words"),
-        (["a b", "c"], "white space.*'a b'"),
+        (["a b", "c"], "space or a line break.*'a b'"),
     ):
         with pytest.raises(ValueError, match=message):
             WordVectors(words, torch.zeros(len(words), 2))
-    for bad in ("", "a\n", "a\u3000b"):
-        with pytest.raises(ValueError, match="white space"):
+    for bad in ("", "a\n", "a b"):
+        with pytest.raises(ValueError, match="empty or have a space or a line break"):
             WordVectors([bad], torch.zeros(1, 2))
     with pytest.raises(ValueError, match="2 words and 3 rows"):
         WordVectors(["a", "b"], torch.zeros(3, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 from llm_core.pretrained.bert import find_minilm
 from llm_core.pretrained.e5 import find_e5
 from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
+
+# pytest imports tests without touching sys.path (importlib mode); `gguf_files` is the helper beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
+from gguf_files import shapes, theirs_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig as TheirConfig
-from transformers import LlamaForCausalLM
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llm_core.generation.generate import generate
 from llm_core.models.llama import LLAMA_SIZES, Llama, LlamaConfig
@@ -57,26 +54,6 @@ FORMATS = {
 }
 
 
-def shapes(tied: bool = True, heads: int = 4, kv_heads: int = 2, E: int = 8) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {"token_embd.weight": (50, 32), "output_norm.weight": (32,)}
-    if not tied:
-        found["output.weight"] = (50, 32)
-    for i in range(2):
-        block = {
-            "attn_norm": (32,),
-            "ffn_norm": (32,),
-            "attn_q": (heads * E, 32),
-            "attn_k": (kv_heads * E, 32),
-            "attn_v": (kv_heads * E, 32),
-            "attn_output": (32, heads * E),
-            "ffn_gate": (64, 32),
-            "ffn_up": (64, 32),
-            "ffn_down": (32, 64),
-        }
-        found |= {f"blk.{i}.{name}.weight": shape for name, shape in block.items()}
-    return found
-
-
 def small_file(
     path: Path,
     *,
@@ -112,22 +89,6 @@ def small_file(
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def theirs_of(file: Path) -> LlamaForCausalLM:
-    """The model that transformers makes of a GGUF file: its own names, its own order of the rows."""
-    said = load_gguf_checkpoint(file)["config"]
-    config = TheirConfig(
-        **{key: value for key, value in said.items() if key != "_model_name_or_path"}, attn_implementation="eager"
-    )
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    tensors = load_gguf_checkpoint(file, return_tensors=True, model_to_load=model)["tensors"]
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)
-    if "lm_head.weight" not in tensors:
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -191,7 +152,8 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
             {"said": {"rope.scaling.type": "yarn"}},
             "\"llama.rope.scaling.type\": 'yarn', which this loader does not know",
         ),
-        ({"said": {"expert_count": 8}}, '"llama.expert_count": 8, which'),
+        ({"said": {"expert_count": 8}}, '"llama.expert_count": 8, but this loader reads models without experts'),
+        ({"said": {"leaky": 1}}, '"llama.leaky": 1, which'),
         ({"said": {"embedding_length": None}}, 'no "llama.embedding_length"'),
         ({"said": {"attention.layer_norm_rms_epsilon": None}}, 'no "llama.attention.layer_norm_rms_epsilon"'),
         ({"said": {"rope.dimension_count": 4}}, '"llama.rope.dimension_count": 4, but.*d_head=8'),
