@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -379,3 +380,27 @@ def test_minilm_reads_what_our_own_tokenizer_gives(minilm, read_english):
     assert minilm_vocab() == minilm / "vocab.txt"
     for row, sentence in enumerate(ENGLISH):
         assert tokenizer.encode_pair(sentence)[0] == ids[row][mask[row]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        ({"n_heads": 2}, {}, '"num_attention_heads": 4, but the model has n_heads=2'),
+        ({"norm_eps": 0.02}, {}, '"layer_norm_eps": 1e-12, but the model has norm_eps=0.02'),
+        ({"pad_id": 3}, {}, '"pad_token_id": 0, but the model has pad_id=3'),
+        ({}, {"hidden_act": "relu"}, '"hidden_act": "relu", but this model only does "gelu"'),
+        ({}, {"is_decoder": True}, '"is_decoder": true, but this model only does false'),
+        ({}, {"layer_norm_eps": 1e-5}, '"layer_norm_eps": 1e-05, but the model has norm_eps=1e-12'),
+        ({"d_ff": 40}, {}, '"intermediate_size": 36, but the model has d_ff=40'),
+    ],
+)
+def test_weights_of_an_encoder_that_computes_something_else_are_not_copied(change, config, message, tmp_path):
+    sizes = {"vocab_size": 31, "context": 20, "n_layers": 1, "d_model": 24, "d_ff": 36, "n_heads": 4}
+    save_bert(TokenClassifier(Bert(BertConfig(**sizes)), 24, 5), tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text()) | config
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    model = TokenClassifier(Bert(BertConfig(**(sizes | change), dropout=0.3)), 24, 5)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        load_into(model, tmp_path)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
