@@ -88,7 +88,7 @@ class LearnedPositions(nn.Module):
 
 
 def rotate_halves(
-    x: Float[Tensor, "*batch T E"], cos: Float[Tensor, "T E2"], sin: Float[Tensor, "T E2"]
+    x: Float[Tensor, "*batch T E"], cos: Float[Tensor, "... T E2"], sin: Float[Tensor, "... T E2"]
 ) -> Float[Tensor, "*batch T E"]:
     """Turn the points (column i, column i + E/2): the pairs of GPT-NeoX, and of Llama's weights in transformers."""
     first, second = x.chunk(2, dim=-1)
@@ -96,7 +96,7 @@ def rotate_halves(
 
 
 def rotate_neighbours(
-    x: Float[Tensor, "*batch T E"], cos: Float[Tensor, "T E2"], sin: Float[Tensor, "T E2"]
+    x: Float[Tensor, "*batch T E"], cos: Float[Tensor, "... T E2"], sin: Float[Tensor, "... T E2"]
 ) -> Float[Tensor, "*batch T E"]:
     """Turn the points (column 2i, column 2i + 1): the pairs of the RoPE paper, and of GGUF files."""
     first, second = x[..., 0::2], x[..., 1::2]

@@ -117,6 +117,8 @@ _FIXED = {
     "hidden_act": "silu",
     "attention_dropout": 0.0,
     "rope_interleaved": False,
+    "is_encoder_decoder": False,
+    "chunk_size_feed_forward": 0,
     "use_mrope": False,
     "router_jitter_noise": 0.0,
 }
@@ -169,7 +171,8 @@ def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
         raise ValueError(
             f'config.json says "model_type": "{kind}", but this model only does {", ".join(_READ_BY_TYPE)}'
         )
-    check_config(config, read=_READ | _READ_BY_TYPE[kind], fixed=_FIXED)
+    fixed = _FIXED if kind == "llama" else {**_FIXED, "mlp_bias": False}
+    check_config(config, read=_READ | _READ_BY_TYPE[kind], fixed=fixed)
     defaults = _DEFAULTS | _DEFAULTS_BY_TYPE[kind]
     sizes = {ours: obeyed(config, theirs, defaults[theirs]) for theirs, ours in _SIZES.items() if theirs in _DEFAULTS}
     n_kv_heads = _number(config, "num_key_value_heads", defaults.get("num_key_value_heads"))
@@ -348,13 +351,14 @@ def _rope(
     base = obeyed(rope if "rope_theta" in rope else config, "rope_theta", default_base)
     name = rope.get("rope_type", rope.get("type", "default"))
     if not isinstance(name, str) or name not in _ROPE_KEYS:
-        raise _unknown(key, config[key], ", ".join(_ROPE_KEYS))
+        raise _unknown(key, config[key], f"the rope_type {', '.join(_ROPE_KEYS)}")
     unknown = set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[name]}
     if any(rope[entry] is not None for entry in unknown):
-        raise _unknown(key, config[key], f"{name} without {', '.join(sorted(unknown))}")
-    for said in (config, rope):
-        if not _is_one(said.get("partial_rotary_factor", 1.0)):
-            raise _unknown("partial_rotary_factor", said["partial_rotary_factor"], "1: all columns of a head turn")
+        raise _unknown(key, config[key], f"the rope_type {name} without {', '.join(sorted(unknown))}")
+    beside = config.get("partial_rotary_factor")
+    for factor in (1.0 if beside is None else beside, rope.get("partial_rotary_factor", 1.0)):
+        if type(factor) not in (int, float) or factor != 1:
+            raise _unknown("partial_rotary_factor", factor, "1: all columns of a head turn")
     with naming(config, [entry for entry in (key, *_ROPE) if entry in config]):
         return base, _scaling(name, rope, config, context)
 
@@ -391,10 +395,6 @@ def _numbers(rope: Mapping[str, Any], key: str) -> tuple[float, ...]:
     if not isinstance(numbers, list) or not all(type(number) in (int, float) for number in numbers):
         raise _unknown(key, numbers, "a list of numbers")
     return tuple(float(number) for number in numbers)
-
-
-def _is_one(factor: object) -> bool:
-    return factor is None or (factor == 1 and type(factor) is not bool)
 
 
 def _rope_json(scaling: RopeScaling | LengthScaling | None) -> dict[str, Any] | None:
