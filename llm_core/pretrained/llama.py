@@ -264,12 +264,13 @@ def load_llama(folder: Path | str, *, dtype: torch.dtype | None = torch.float32)
     """
     said = read_config(folder)
     config = llama_config(said)
-    with torch.device("meta"):
+    named = _named(said["model_type"])
+    with torch.device("meta"), naming(said, named):
         model = Llama(config)
     table = llama_table(config)
     # Old checkpoints hold RoPE's frequencies. Tied ones may hold the table a second time, as the head.
     spare = (".rotary_emb.inv_freq", "lm_head.weight") if config.tied else (".rotary_emb.inv_freq",)
-    with naming(said, _named(said["model_type"])):
+    with naming(said, named):
         check_shapes(table, model, read_shapes(folder), may_be_left=spare)
     weights = read_weights(folder)
     if config.tied:

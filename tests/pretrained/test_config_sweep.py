@@ -2,7 +2,7 @@
 
 For every family a small model that transformers wrote, with its config.json in the form of 2024 and in that of 2025. An
 entry of it, or one that transformers' config class knows, gets each of a list of other values. Then both load the same
-weights. Equal to 1e-5, or a ValueError of ours that names the entry; nothing else passes.
+weights. Equal to 1e-5 of the largest logit, or a ValueError of ours that names the entry; nothing else passes.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ _ROPE = {"rope_theta", "rope_scaling"}  # the entries that the older form has fo
 # Where transformers refuses and we do not, and why that is right.
 ACCEPTED = {
     **dict.fromkeys(NOTES, "says nothing about the logits, so it is not looked at"),
-    **dict.fromkeys({*gpt2._OF_NO_EFFECT, *bert._OF_NO_EFFECT, *marian._OF_NO_EFFECT}, "of a part that we have not"),
+    **dict.fromkeys(
+        {*gpt2._OF_NO_EFFECT, *bert._OF_NO_EFFECT, *marian._OF_NO_EFFECT, "pretraining_tp"},
+        "of a part that we have not",
+    ),
 }
 
 
@@ -241,7 +244,7 @@ def sweep(family: Family, folder: Path, weights: dict[str, Tensor]) -> tuple[Cou
                 counts["accepted"] += 1
                 if key not in ACCEPTED:
                     wrong.append(f"{key} {done}: transformers refuses it")
-            elif theirs.shape == ours.shape and torch.allclose(ours, theirs, rtol=0, atol=1e-5):
+            elif theirs.shape == ours.shape and (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max().clamp(min=1):
                 counts["equal"] += 1
             else:
                 wrong.append(f"{key} {done}: differs by {(ours - theirs).abs().max().item():.2g}")
@@ -257,5 +260,5 @@ def test_every_entry_is_obeyed_or_refused_by_name(name, tmp_path):
         draw(theirs)
         theirs.save_pretrained(tmp_path)
         counts, wrong = sweep(family, tmp_path, theirs.state_dict())
-    print(name, dict(counts))
     assert not wrong, f"{len(wrong)} of {counts['tried']}:\n" + "\n".join(wrong[:60])
+    assert counts["tried"] > 250 and counts["equal"] > 40 and counts["refused"] > 100, counts
