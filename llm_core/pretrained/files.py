@@ -103,18 +103,14 @@ def entry(config: Mapping[str, Any], key: str, kind: type, default: Any = None) 
     """One value of a config, of type `kind`; an int will do for a float. `default` stands for null and for nothing.
 
     Raises:
-        ValueError: it is missing and there is no default, or it is of another type.
+        ValueError: it is missing and there is no default, is of another type, or is not finite.
     """
     value = config.get(key)
     if value is None:
         if default is None:
             raise ValueError(f'config.json has no "{key}", without which the model cannot be built')
         return default
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ValueError(f'config.json says "{key}": {json.dumps(value)}, which is no {kind.__name__}')
-    return value
+    return _typed(key, value, kind)
 
 
 def obeyed(config: Mapping[str, Any], key: str, default: Any, *, null: bool = False) -> Any:
@@ -137,12 +133,7 @@ def obeyed(config: Mapping[str, Any], key: str, default: Any, *, null: bool = Fa
     value = config.get(key, default)
     if value is None and null:
         return None
-    kind = type(default)
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ValueError(f'config.json says "{key}": {json.dumps(value)}, which is no {kind.__name__}')
-    return value
+    return _typed(key, value, type(default))
 
 
 @contextmanager
@@ -224,6 +215,14 @@ def _weight_files(folder: Path) -> list[Path]:
                 f"and {INDEX}). Weights in a .bin file are pickles, which can run code: convert them first"
             )
     return files
+
+
+def _typed(key: str, value: Any, kind: type) -> Any:
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ValueError(f'config.json says "{key}": {json.dumps(value)}, which is no {kind.__name__}')
+    return value
 
 
 def _equal(value: object, fixed: object) -> bool:

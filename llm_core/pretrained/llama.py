@@ -360,7 +360,7 @@ def _rope(
     for factor in (1.0 if beside is None else beside, rope.get("partial_rotary_factor", 1.0)):
         if type(factor) not in (int, float) or factor != 1:
             raise _unknown("partial_rotary_factor", factor, "1: all columns of a head turn")
-    with naming(config, [entry for entry in (key, *_ROPE) if entry in config]):
+    with naming(config, ["max_position_embeddings", *(entry for entry in _ROPE if entry in config)]):
         return base, _scaling(name, rope, config, context)
 
 

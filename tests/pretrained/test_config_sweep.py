@@ -23,7 +23,6 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from llm_core.pretrained import bert, gpt2, marian
 from llm_core.pretrained.bert import load_bert
@@ -32,6 +31,7 @@ from llm_core.pretrained.gpt2 import load_gpt2
 from llm_core.pretrained.llama import load_llama
 from llm_core.pretrained.marian import load_marian
 
+COMPUTED = "embed_positions.weight"  # Marian's sines and cosines, which transformers counts as weights
 T = 40  # longer than windows and original contexts
 IDS = torch.randint(5, 41, (1, T), generator=torch.Generator().manual_seed(0))
 DECODER = {"vocab_size": 41, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 2}
@@ -179,6 +179,8 @@ def draw(model: PreTrainedModel) -> None:
     """Sharp attention; no bias of 0 and no norm of 1, which would hide that they are missing."""
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
+        if name.endswith(COMPUTED):
+            continue
         norm = "norm" in name.lower() or ".ln_" in name
         torch.nn.init.normal_(parameter, mean=float(norm and name.endswith("weight")), std=0.35)
 
@@ -198,11 +200,10 @@ def their_logits(family: Family, said: dict[str, Any], weights: dict[str, Tensor
         kind = getattr(transformers, family.model)
         config = kind.config_class.from_dict(copy.deepcopy(said))
         config._attn_implementation = "eager"
-        with no_init_weights():
-            model = kind(config)
+        model = kind(config)
         fitting = model.load_state_dict(weights, strict=False)
         model.tie_weights()
-        if fitting.missing_keys:
+        if any(not name.endswith(COMPUTED) for name in fitting.missing_keys):
             return None
         with torch.no_grad():
             return family.theirs(model.eval())
@@ -259,6 +260,7 @@ def test_every_entry_is_obeyed_or_refused_by_name(name, tmp_path):
         theirs = kind(kind.config_class(**copy.deepcopy(family.config)))
         draw(theirs)
         theirs.save_pretrained(tmp_path)
-        counts, wrong = sweep(family, tmp_path, theirs.state_dict())
+        weights = {name: tensor for name, tensor in theirs.state_dict().items() if not name.endswith(COMPUTED)}
+        counts, wrong = sweep(family, tmp_path, weights)
     assert not wrong, f"{len(wrong)} of {counts['tried']}:\n" + "\n".join(wrong[:60])
-    assert counts["tried"] > 250 and counts["equal"] > 40 and counts["refused"] > 100, counts
+    assert min(counts["tried"] - 250, counts["equal"] - 40, counts["refused"] - 100) > 0, counts
