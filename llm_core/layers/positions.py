@@ -434,11 +434,12 @@ class Rope(nn.Module):
         Positions (B, T) are those of each row of a batch: x is then (B, T, E) or (B, H, T, E).
         """
         T = x.shape[-2]
+        rows: Tensor | slice = slice(start, start + T)
+        length = start + T
         if positions is None:
             _check_room(T, start, self.context)
-            length, rows = start + T, slice(start, start + T)
         else:
-            length, rows = _check_positions(positions, x, self.context), positions
+            rows, length = positions, _check_positions(positions, x, self.context)
         if self.by_length is not None:
             if positions is None:
                 positions = torch.arange(start, length, device=x.device)

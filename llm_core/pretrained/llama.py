@@ -185,7 +185,7 @@ def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
         sizes["context"] = int(rope_scaling.original_context * rope_scaling.factor)
     window, full_layers = _windows(config, kind, defaults, sizes["n_layers"])
     bias = obeyed(config, "attention_bias", False)
-    experts: dict[str, int] = {}
+    experts: dict[str, Any] = {}
     if kind == "mixtral":
         experts = {
             "n_experts": obeyed(config, "num_local_experts", defaults["num_local_experts"]),
