@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llm_core.models.gpt import GPT, GPTConfig
-from llm_core.pretrained.files import check_config, naming, obeyed, read_config, read_shapes, read_weights, write
+from llm_core.pretrained.files import check_config, entry, naming, obeyed, read_config, read_shapes, read_weights, write
 from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs, transposed
 
 _SIZES = {
@@ -90,7 +90,7 @@ def gpt2_config(config: Mapping[str, Any]) -> GPTConfig:
     """
     read = {*_SIZES, *_DROPOUTS, *_OF_NO_EFFECT, "n_inner"}
     check_config(config, read=read, fixed=_FIXED)
-    obeyed(config, "model_type", "gpt2")
+    entry(config, "model_type", str)
     sizes = {ours: obeyed(config, theirs, _DEFAULTS[theirs]) for theirs, ours in _SIZES.items()}
     d_ff = obeyed(config, "n_inner", 4 * sizes["d_model"], null=True)
     if d_ff not in (None, 4 * sizes["d_model"]):

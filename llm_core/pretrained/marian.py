@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from llm_core.pretrained.files import check_config, naming, obeyed, read_config, read_shapes, read_weights, write
+from llm_core.pretrained.files import check_config, entry, naming, obeyed, read_config, read_shapes, read_weights, write
 from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs
 
 _SIZES = {
@@ -133,7 +133,7 @@ def marian_config(config: Mapping[str, Any]) -> EncoderDecoderConfig:
     """
     read = {*_SIZES, *_TWICE, *_OF_NO_EFFECT, "activation_function", "dropout"}
     check_config(config, read=read, fixed=_FIXED)
-    obeyed(config, "model_type", "marian")
+    entry(config, "model_type", str)
     if "scale_embedding" not in config:
         raise ValueError(
             'config.json has no "scale_embedding", for which transformers takes false, but this model only does true'

@@ -308,7 +308,7 @@ REFUSED = [
     (json_of(model_type="gemma"), '"model_type": "gemma".*llama, mistral'),
     (json_of(model_type=...), 'no "model_type"'),
     (json_of(hidden_act="gelu"), '"hidden_act": "gelu".*only does "silu"'),
-    (json_of(model_type="qwen3", mlp_bias=True), '"mlp_bias": true.*only does false'),
+    (qwen(mlp_bias=True), '"mlp_bias": true.*only does false'),
     (json_of(rope_interleaved=True), '"rope_interleaved": true'),
     (json_of(attention_dropout=0.1), '"attention_dropout": 0.1'),
     (json_of(quantization_config={"bits": 4}), '"quantization_config": {"bits": 4}, which this loader does not know'),
