@@ -220,7 +220,8 @@ def _weight_files(folder: Path) -> list[Path]:
 def _typed(key: str, value: Any, kind: type) -> Any:
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    endless = isinstance(value, float) and not math.isfinite(value)
+    if type(value) is not kind or endless:
         raise ValueError(f'config.json says "{key}": {json.dumps(value)}, which is no {kind.__name__}')
     return value
 
