@@ -91,7 +91,7 @@ class LearnedPositions(nn.Module):
 
 
 def rotate_halves(
-    x: Float[Tensor, "*batch T E"], cos: Float[Tensor, "T E2"], sin: Float[Tensor, "T E2"]
+    x: Float[Tensor, "*batch T E"], cos: Float[Tensor, "... T E2"], sin: Float[Tensor, "... T E2"]
 ) -> Float[Tensor, "*batch T E"]:
     """Turn the points (column i, column i + E/2): the pairs of GPT-NeoX, and of Llama's weights in transformers."""
     first, second = x.chunk(2, dim=-1)
@@ -99,7 +99,7 @@ def rotate_halves(
 
 
 def rotate_neighbours(
-    x: Float[Tensor, "*batch T E"], cos: Float[Tensor, "T E2"], sin: Float[Tensor, "T E2"]
+    x: Float[Tensor, "*batch T E"], cos: Float[Tensor, "... T E2"], sin: Float[Tensor, "... T E2"]
 ) -> Float[Tensor, "*batch T E"]:
     """Turn the points (column 2i, column 2i + 1): the pairs of the RoPE paper, and of GGUF files."""
     first, second = x[..., 0::2], x[..., 1::2]
@@ -219,6 +219,8 @@ class YarnScaling:
         _check_original(self.original_context)
         if not 0 < self.slow < self.fast:
             raise ValueError(f"fast must be above slow, and both above 0: got fast={self.fast}, slow={self.slow}")
+        if self.attention_factor is not None and not self.attention_factor > 0:
+            raise ValueError(f"attention_factor must be above 0: got {self.attention_factor}")
 
     @property
     def amplitude(self) -> float:
@@ -247,6 +249,131 @@ class YarnScaling:
         return slowed * frequencies / self.factor + (1 - slowed) * frequencies
 
 
+@dataclass(frozen=True)
+class PairScaling:
+    """Each pair turns slower by a factor of its own; `amplitude` multiplies sines and cosines.
+
+    >>> PairScaling((1.0, 4.0))(torch.tensor([1.0, 0.5]))
+    tensor([1.0000, 0.1250])
+    """
+
+    factors: tuple[float, ...]
+    amplitude: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(factor > 0 for factor in (*self.factors, self.amplitude)):
+            raise ValueError(f"factors and amplitude must be above 0: got {self.factors}, amplitude={self.amplitude}")
+
+    def __call__(self, frequencies: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
+        """Each divided by its factor.
+
+        Raises:
+            ValueError: there is not one factor for each.
+        """
+        if len(self.factors) != len(frequencies):
+            raise ValueError(f"there must be one factor for each of {len(frequencies)} pairs: got {len(self.factors)}")
+        return frequencies / torch.tensor(self.factors, dtype=frequencies.dtype)
+
+
+@dataclass(frozen=True)
+class NtkScaling:
+    """The slowest pair turns `factor` times slower, the fastest as it was; between them by powers of the factor.
+
+    The same as a larger base. Source: the post of "bloc97" of 2023 that YaRN's paper (section 3.1) works out.
+
+    Raises:
+        ValueError: the factor is below 1; when called, there is a single pair.
+
+    >>> NtkScaling(4.0)(torch.tensor([1.0, 1.0, 1.0]))
+    tensor([1.0000, 0.5000, 0.2500])
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+
+    @property
+    def amplitude(self) -> float:
+        """1: the length of queries and keys is kept."""
+        return 1.0
+
+    def __call__(self, frequencies: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
+        """Pair i of n divided by factor^(i / (n - 1))."""
+        n = frequencies.shape[0]
+        if n < 2:
+            raise ValueError(f"the slowest pair must not be the fastest, so d_head must be at least 4: got {2 * n}")
+        return frequencies * self.factor ** -(torch.arange(n, dtype=frequencies.dtype) / (n - 1))
+
+
+@runtime_checkable
+class LengthScaling(Protocol):
+    """A scaling that depends on how long the text is.
+
+    The text grows while it is written, and the scaling with it. Keys that lie in a cache stay as they were turned: each
+    step is turned by the length that the text has then, as transformers does it. So a text read in one pass and the
+    same text read token by token may differ once the text is longer than `original_context`.
+    """
+
+    @property
+    def original_context(self) -> int:
+        """The longest text of the training before: up to there nothing depends on the length."""
+
+    def at(self, length: int) -> RopeScaling | None:
+        """The scaling for a text of so many tokens; None leaves the pairs as they are."""
+
+
+@dataclass(frozen=True)
+class DynamicScaling:
+    """NTK scaling by just as much as the text needs: nothing up to the original context, then ever more.
+
+    Raises:
+        ValueError: the factor is below 1, or there is no original context.
+
+    >>> DynamicScaling(2.0, original_context=100).at(200)
+    NtkScaling(factor=3.0)
+    """
+
+    factor: float
+    original_context: int
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+        _check_original(self.original_context)
+
+    def at(self, length: int) -> NtkScaling | None:
+        """The slowest pair turns slower by factor * length / original context - (factor - 1)."""
+        if length <= self.original_context:
+            return None
+        return NtkScaling(self.factor * length / self.original_context - (self.factor - 1))
+
+
+@dataclass(frozen=True)
+class LongScaling:
+    """LongRoPE: a factor for each pair, found by search; one set for texts within the original context, one beyond.
+
+    Raises:
+        ValueError: a factor is not above 0, the two sets are not of one length, or there is no original context.
+
+    Source: Ding et al. 2024.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original_context: int
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_original(self.original_context)
+        if len(self.short) != len(self.long):
+            raise ValueError(f"short and long must be of one length: got {len(self.short)} and {len(self.long)}")
+        self.at(0), self.at(self.original_context + 1)
+
+    def at(self, length: int) -> PairScaling:
+        """The factors for a text of so many tokens."""
+        return PairScaling(self.short if length <= self.original_context else self.long, self.attention_factor)
+
+
 class Rope(nn.Module):
     """Rotary position embedding: turns each pair of columns by an angle that grows with the position.
 
@@ -259,10 +386,11 @@ class Rope(nn.Module):
         base: the larger, the slower the slowest pair turns.
         turn: which columns form a pair, `rotate_halves` or `rotate_neighbours`. The two differ only in the
             order of the columns, but weights trained with one do not work with the other.
-        scaling: slows the pairs down for texts longer than those of the training. None: as they are.
+        scaling: slows the pairs down for texts longer than those of the training. None: as they are. With a
+            `LengthScaling` there is no table (`cos` and `sin` have no rows), as the angles depend on the text's length.
 
     Raises:
-        ValueError: d_head is odd; when called, a position beyond the context.
+        ValueError: d_head is odd; when called, a position below 0 or beyond the context.
 
     Source: Su et al. 2021, section 3.2.2.
     """
@@ -277,39 +405,83 @@ class Rope(nn.Module):
         *,
         base: float = 10_000.0,
         turn: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate_halves,
-        scaling: RopeScaling | None = None,
+        scaling: RopeScaling | LengthScaling | None = None,
     ) -> None:
         super().__init__()
         if d_head % 2:
             raise ValueError(f"RoPE turns pairs of columns, so the width of a head must be even: got d_head={d_head}")
         self.d_head, self.context, self.base, self.turn, self.scaling = d_head, context, base, turn, scaling
+        self.by_length = scaling if isinstance(scaling, LengthScaling) else None
+        rows = context if self.by_length is None else 0
         # Sines and cosines rather than angles: a model cast to bfloat16 would round an angle of 1000 by several.
-        self.register_buffer("cos", torch.empty(context, d_head // 2), persistent=False)
-        self.register_buffer("sin", torch.empty(context, d_head // 2), persistent=False)
+        self.register_buffer("cos", torch.empty(rows, d_head // 2), persistent=False)
+        self.register_buffer("sin", torch.empty(rows, d_head // 2), persistent=False)
         self.reset_tables()
 
     def reset_tables(self) -> None:
         """Compute the tables anew, on torch's default device: for a model that was made on the meta device."""
-        if torch.get_default_device().type == "meta":
+        scaling = self.scaling
+        if isinstance(scaling, LengthScaling):
+            scaling = scaling.at(0)  # there are no rows, but a scaling that does not fit should fail here
+        frequencies, amplitude = self._frequencies(scaling)
+        device = torch.get_default_device()
+        if device.type == "meta":
             return  # there is nothing to compute, and torch would import 800 modules to find that out
-        amplitude = 1.0
-        with torch.device("cpu"):  # a scaling looks at the numbers, of which the meta device has none
-            frequencies = _inverse_frequencies(self.d_head, self.base)
-            if self.scaling is not None:
-                frequencies, amplitude = self.scaling(frequencies), self.scaling.amplitude
-        frequencies = frequencies.to(torch.get_default_device())
-        angles = torch.arange(self.context, dtype=torch.float64)[:, None] * frequencies
-        self.cos = (amplitude * angles.cos()).to(torch.get_default_dtype())
-        self.sin = (amplitude * angles.sin()).to(torch.get_default_dtype())
+        self.cos, self.sin = _tables(torch.arange(self.cos.shape[0], device=device), frequencies, amplitude)
 
-    def forward(self, x: Float[Tensor, "*batch T E"], start: int | Int[Tensor, ""] = 0) -> Float[Tensor, "*batch T E"]:
-        """x (queries or keys), turned as positions `start` ... `start + T`; of a tensor no number is looked at."""
+    def forward(
+        self,
+        x: Float[Tensor, "*batch T E"],
+        start: int | Int[Tensor, ""] = 0,
+        *,
+        positions: Int[Tensor, " T"] | Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "*batch T E"]:
+        """x (queries or keys), turned as positions `start` ... `start + T`, or as the `positions` that are given.
+
+        Positions (B, T) are those of each row of a batch: x is then (B, T, E) or (B, H, T, E). Of a `start` that is a
+        tensor no number is looked at, so that a step can be recorded.
+
+        Raises:
+            ValueError: a position is outside the context, or the scaling depends on a length that is not looked at.
+        """
         T = x.shape[-2]
         if isinstance(start, Tensor):
-            rows = start + torch.arange(T, device=start.device)
+            if self.by_length is not None:
+                raise ValueError(
+                    f"{type(self.by_length).__name__} depends on how long the text is, and of a start that is a tensor "
+                    "no number is looked at: give a number, or generate with a cache that grows"
+                )
+            rows: Tensor | slice = start + torch.arange(T, device=start.device)
             return self.turn(x, self.cos[rows].to(x.dtype), self.sin[rows].to(x.dtype))
-        _check_room(T, start, self.cos.shape[0])
-        return self.turn(x, self.cos[start : start + T].to(x.dtype), self.sin[start : start + T].to(x.dtype))
+        rows, length = slice(start, start + T), start + T
+        if positions is None:
+            _check_room(T, start, self.context)
+        else:
+            rows, length = positions, _check_positions(positions, x, self.context)
+        if self.by_length is not None:
+            if positions is None:
+                positions = torch.arange(start, length, device=x.device)
+            cos, sin = _tables(positions, *self._frequencies(self.by_length.at(length)))
+        else:
+            cos, sin = self.cos[rows], self.sin[rows]
+        if cos.ndim == 3 and x.ndim == 4:
+            cos, sin = cos[:, None], sin[:, None]  # the same for all heads
+        return self.turn(x, cos.to(x.dtype), sin.to(x.dtype))
+
+    def _frequencies(self, scaling: RopeScaling | None) -> tuple[Float[Tensor, " E2"], float]:
+        """The angle of each pair at position 1, and what cosines and sines are multiplied by."""
+        with torch.device("cpu"):  # a scaling looks at the numbers, of which the meta device has none
+            frequencies = _inverse_frequencies(self.d_head, self.base)
+            return (frequencies, 1.0) if scaling is None else (scaling(frequencies), scaling.amplitude)
+
+
+def _tables(
+    positions: Int[Tensor, "*batch T"], frequencies: Float[Tensor, " E2"], amplitude: float
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of these positions, (..., T, E/2) each."""
+    angles = positions[..., None].double() * frequencies.to(positions.device)
+    dtype = torch.get_default_dtype()
+    return (amplitude * angles.cos()).to(dtype), (amplitude * angles.sin()).to(dtype)
 
 
 def alibi_slopes(n_heads: int) -> Float[Tensor, " H"]:
@@ -361,7 +533,7 @@ def _inverse_frequencies(D: int, base: float) -> Float[Tensor, " pairs"]:
 
 
 def _check_factor(factor: float) -> None:
-    if factor < 1:
+    if not factor >= 1:
         raise ValueError(f"a longer text needs slower pairs, so the factor is at least 1: got factor={factor}")
 
 
@@ -376,3 +548,23 @@ def _check_room(T: int, start: int, context: int) -> None:
             f"positions {start} to {start + T - 1} do not fit a table of {context}: "
             f"shorten the text by {start + T - context} tokens or build the model with a longer context"
         )
+
+
+def _check_positions(positions: Tensor, x: Tensor, context: int) -> int:
+    """Hold positions to x and to the context; the length of the text that they reach to."""
+    if (
+        positions.shape[-1:] != x.shape[-2:-1]
+        or positions.ndim > 2
+        or (positions.ndim == 2 and (x.ndim < 3 or positions.shape[0] not in (1, x.shape[0])))
+    ):
+        raise ValueError(
+            f"positions must be (T,) or (B, T), as x {tuple(x.shape)} has it: got positions {tuple(positions.shape)}"
+        )
+    if positions.dtype.is_floating_point or positions.dtype == torch.bool:
+        raise ValueError(f"positions must be whole numbers: got {positions.dtype}")
+    if positions.numel() == 0:
+        return 0
+    first, last = int(positions.min()), int(positions.max())
+    if first < 0 or last >= context:
+        raise ValueError(f"positions must lie in 0 ... {context - 1}: got {first} to {last}")
+    return last + 1

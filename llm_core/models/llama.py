@@ -19,9 +19,11 @@ Source: Touvron et al. 2023 (Llama), Grattafiori et al. 2024 (Llama 3), Jiang et
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from llm_core.checks import check_sizes
@@ -33,7 +35,7 @@ from llm_core.layers.feedforward import GatedFeedForward
 from llm_core.layers.masks import causal, sliding_window
 from llm_core.layers.mixture import MixtureOfExperts
 from llm_core.layers.norms import RMSNorm
-from llm_core.layers.positions import Llama3Scaling, Rope, RopeScaling
+from llm_core.layers.positions import LengthScaling, Llama3Scaling, Rope, RopeScaling, rotate_halves
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,22 @@ class LlamaConfig:
         d_head: width E of a head; D / H unless given.
         rope_base: the larger, the slower the slowest pair of RoPE turns.
         rope_scaling: how RoPE was slowed down for longer texts.
+        rope_turn: which columns of a head RoPE turns as a pair, `rotate_halves` or `rotate_neighbours`.
         norm_eps: what the norms add to the mean square.
         tied: whether the output head is the embedding table.
         qkv_bias: biases on query, key and value (Qwen2).
         output_bias: a bias on the attention's output.
         qk_norm: norms on each head's queries and keys (Qwen3).
+        mlp_bias: biases in the feed-forward layers (there are none in experts).
         window: how far back attention looks, the own position counted (Mistral). None: to the beginning.
+        full_layers: numbers of the layers, from 0, that look back to the beginning all the same (Qwen2).
         n_experts: feed-forward layers in each block, of which a token uses `experts_per_token` (Mixtral). None: one,
             and no router.
         experts_per_token: of no effect without experts.
 
     Raises:
-        ValueError: a size is below 1, sizes do not divide, or a head of odd width would have to be turned.
+        ValueError: a size is below 1, sizes do not divide, a head of odd width would have to be turned, or
+            full_layers has a number that no layer has.
     """
 
     vocab_size: int
@@ -74,13 +80,16 @@ class LlamaConfig:
     d_ff: int
     d_head: int | None = None
     rope_base: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: RopeScaling | LengthScaling | None = None
+    rope_turn: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate_halves
     norm_eps: float = 1e-5
     tied: bool = True
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False
+    mlp_bias: bool = False
     window: int | None = None
+    full_layers: tuple[int, ...] = ()
     n_experts: int | None = None
     experts_per_token: int = 2
 
@@ -99,9 +108,9 @@ class LlamaConfig:
             )
         if self.head_width % 2:
             raise ValueError(f"RoPE turns pairs of columns, so a head must be of even width: got {self.head_width}")
-        if self.rope_base <= 1:
+        if not self.rope_base > 1:
             raise ValueError(f"rope_base must be above 1: got {self.rope_base}")
-        if self.norm_eps <= 0:
+        if not self.norm_eps > 0:
             raise ValueError(f"norm_eps must be above 0: got {self.norm_eps}")
         if self.n_experts is not None and self.experts_per_token > self.n_experts:
             raise ValueError(
@@ -109,10 +118,18 @@ class LlamaConfig:
                 f"experts_per_token={self.experts_per_token}, n_experts={self.n_experts}"
             )
 
+        if not all(0 <= layer < self.n_layers for layer in self.full_layers):
+            raise ValueError(f"full_layers must be of 0 ... {self.n_layers - 1}: got {self.full_layers}")
+
     @property
     def head_width(self) -> int:
         """E: `d_head`, or D / H."""
         return self.d_model // self.n_heads if self.d_head is None else self.d_head
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer."""
+        return tuple(None if i in self.full_layers else self.window for i in range(self.n_layers))
 
 
 # Published configs. A test holds their parameter counts to those of the published checkpoints.
@@ -145,7 +162,7 @@ class Llama(nn.Module):
         D, E, eps = config.d_model, config.head_width, config.norm_eps
         self.token_embedding = TokenEmbedding(config.vocab_size, D)
         # One table of sines and cosines, which all blocks share.
-        rope = Rope(E, config.context, base=config.rope_base, scaling=config.rope_scaling)
+        rope = Rope(E, config.context, base=config.rope_base, turn=config.rope_turn, scaling=config.rope_scaling)
         self.blocks = nn.ModuleList(
             PreNormBlock(
                 attention=MultiHeadAttention(
@@ -183,16 +200,14 @@ class Llama(nn.Module):
         T = ids.shape[1]
         check_context(self.config.context, T, cache)
         S, at = (T, None) if cache is None else (cache.keys_after(T), cache.at)
-        if self.config.window is None:
-            mask = causal(T, S, at=at, device=ids.device)
-        else:
-            mask = sliding_window(T, S, window=self.config.window, at=at, device=ids.device)
+        windows = self.config.windows
+        masks = {window: _mask(T, S, window, at, ids.device) for window in set(windows)}
         # Rows of unequal length. They need no positions of their own: RoPE sees distances only.
         text = None if cache is None else cache.text_after(T)
-        mask = mask if text is None else mask & text
+        masks = masks if text is None else {window: mask & text for window, mask in masks.items()}
         x = self.token_embedding(ids)
         for i, block in enumerate(self.blocks):
-            x = block(x, mask=mask, cache=None if cache is None else cache.layers[i])
+            x = block(x, mask=masks[windows[i]], cache=None if cache is None else cache.layers[i])
         return self.norm(x)
 
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
@@ -223,7 +238,8 @@ class Llama(nn.Module):
             self.config.n_kv_heads,
             self.config.context if capacity is None else capacity,
             self.config.head_width,
-            window=self.config.window,
+            # All layers of a cache hold the same tokens: if one looks back to the beginning, all are kept.
+            window=None if self.config.full_layers else self.config.window,
             device=weight.device,
             dtype=weight.dtype,
         )
@@ -243,8 +259,14 @@ class Llama(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
 
+def _mask(T: int, S: int, window: int | None, at: Tensor | None, device: torch.device) -> Bool[Tensor, "T S"]:
+    if window is None:
+        return causal(T, S, at=at, device=device)
+    return sliding_window(T, S, window=window, at=at, device=device)
+
+
 def _feed_forward(config: LlamaConfig) -> nn.Module:
     if config.n_experts is None:
-        return GatedFeedForward(config.d_model, config.d_ff)
+        return GatedFeedForward(config.d_model, config.d_ff, bias=config.mlp_bias)
     experts = [GatedFeedForward(config.d_model, config.d_ff) for _ in range(config.n_experts)]
     return MixtureOfExperts(config.d_model, experts, config.experts_per_token)

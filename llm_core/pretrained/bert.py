@@ -11,6 +11,7 @@ its names, and one of 2018 calls a norm's weight and bias gamma and beta; both a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,24 +21,22 @@ from torch import Tensor, nn
 
 from llm_core.models.bert import Bert, BertConfig, BertPretraining, MaskedLanguageModel, Pooler
 from llm_core.models.heads import SequenceClassifier, SpanFinder, TokenClassifier
-from llm_core.pretrained.files import check_config, entry, read_config, read_shapes, read_weights, write
+from llm_core.pretrained.files import check_config, naming, obeyed, read_config, read_shapes, read_weights, write
 from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs
 from llm_core.pretrained.packages import MINILM, locate
 
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "context",
-    "num_hidden_layers": "n_layers",
-    "num_attention_heads": "n_heads",
-    "hidden_size": "d_model",
-    "intermediate_size": "d_ff",
-}
-# With what the first checkpoints, which do not say it, take for it.
-_DEFAULTS: dict[str, tuple[str, type, Any]] = {
-    "type_vocab_size": ("n_segments", int, 2),
-    "pad_token_id": ("pad_id", int, 0),
-    "hidden_dropout_prob": ("dropout", float, 0.1),
-    "layer_norm_eps": ("norm_eps", float, 1e-12),
+# What ours calls it, and what transformers takes for nothing said.
+_READ: dict[str, tuple[str, int | float]] = {
+    "vocab_size": ("vocab_size", 30522),
+    "max_position_embeddings": ("context", 512),
+    "num_hidden_layers": ("n_layers", 12),
+    "num_attention_heads": ("n_heads", 12),
+    "hidden_size": ("d_model", 768),
+    "intermediate_size": ("d_ff", 3072),
+    "type_vocab_size": ("n_segments", 2),
+    "pad_token_id": ("pad_id", 0),
+    "hidden_dropout_prob": ("dropout", 0.1),
+    "layer_norm_eps": ("norm_eps", 1e-12),
 }
 # What Bert does in one way only.
 _FIXED = {
@@ -45,7 +44,9 @@ _FIXED = {
     "hidden_act": "gelu",
     "position_embedding_type": "absolute",
     "is_decoder": False,
+    "is_encoder_decoder": False,
     "add_cross_attention": False,
+    "chunk_size_feed_forward": 0,
     "tie_word_embeddings": True,
 }
 # Dropout in other places, names of labels, and what Google's converter wrote down of a pooler that is always the same.
@@ -100,12 +101,12 @@ def bert_config(config: Mapping[str, Any]) -> BertConfig:
     Raises:
         ValueError: it asks for something that `Bert` does not do, by the key and value that ask for it.
     """
-    check_config(config, read={*_SIZES, *_DEFAULTS, *_OF_NO_EFFECT}, fixed=_FIXED)
+    check_config(config, read={*_READ, *_OF_NO_EFFECT}, fixed=_FIXED)
     if config.get("pad_token_id", 0) is None:
         raise ValueError('config.json says "pad_token_id": null, but this model has a padding token: which is it?')
-    sizes = {ours: entry(config, theirs, int) for theirs, ours in _SIZES.items()}
-    others = {ours: entry(config, theirs, kind, default) for theirs, (ours, kind, default) in _DEFAULTS.items()}
-    return BertConfig(**sizes, **others)
+    said: dict[str, Any] = {ours: obeyed(config, theirs, default) for theirs, (ours, default) in _READ.items()}
+    with naming(config, _READ):
+        return BertConfig(**said)
 
 
 def load_bert(folder: Path | str, *, dtype: torch.dtype | None = torch.float32) -> Bert:
@@ -134,9 +135,13 @@ def load_into(model: nn.Module, folder: Path | str) -> None:
 
     Raises:
         ValueError: a file is missing or broken, or the weights are not those of this model: the checkpoint is of
-            another size, or has no such head. The model is then as it was.
+            another size, or has no such head; or its config.json describes another encoder than the model's (dropout
+            aside, which is the model's own). The model is then as it was.
     """
-    model.load_state_dict(_read(model, bert_table(model), folder))
+    table = bert_table(model)
+    encoder = model if isinstance(model, Bert) else _parts(model)[0]
+    _check_same(encoder.config, read_config(folder))
+    model.load_state_dict(_read(model, table, folder))
 
 
 def save_bert(model: nn.Module, folder: Path | str, *, pooler: Pooler | None = None) -> None:
@@ -161,8 +166,7 @@ def save_bert(model: nn.Module, folder: Path | str, *, pooler: Pooler | None = N
     else:
         encoder, architecture, _ = _parts(model)
         config = encoder.config
-    said: dict[str, Any] = {theirs: getattr(config, ours) for theirs, ours in _SIZES.items()}
-    said |= {theirs: getattr(config, ours) for theirs, (ours, _, _) in _DEFAULTS.items()}
+    said: dict[str, Any] = {theirs: getattr(config, ours) for theirs, (ours, _) in _READ.items()}
     said |= {**_FIXED, "architectures": [architecture], "attention_probs_dropout_prob": config.dropout}
     if isinstance(model, (SequenceClassifier, TokenClassifier)):
         names = [f"LABEL_{i}" for i in range(model.output.out_features)]  # transformers counts the names of the labels
@@ -236,15 +240,26 @@ def _parts(model: nn.Module) -> tuple[Bert, str, dict[str, str]]:
     return encoder, *known[0]
 
 
+def _check_same(ours: BertConfig, config: Mapping[str, Any]) -> None:
+    """Hold a model's encoder to a config.json: weights of the same shapes can belong to another one."""
+    theirs = bert_config(config)
+    for key, (name, default) in _READ.items():
+        if name != "dropout" and getattr(ours, name) != getattr(theirs, name):
+            raise ValueError(
+                f'config.json says "{key}": {json.dumps(config.get(key, default))}, but the model has '
+                f"{name}={getattr(ours, name)}: build it with the checkpoint's own config (bert_config)"
+            )
+
+
 def _read(
     model: nn.Module, table: list[Line], folder: Path | str, *, whole: tuple[str, ...] = _ENCODER
 ) -> dict[str, Tensor]:
     """A checkpoint's tensors under our names. Other heads may be left over, but nothing that begins as in `whole`."""
     wanted = {line.theirs for line in table}
     shapes = _names_of_today(read_shapes(folder))
-    check_shapes(
-        table, model, {name: shape for name, shape in shapes.items() if name in wanted or name.startswith(whole)}
-    )
+    shapes = {name: shape for name, shape in shapes.items() if name in wanted or name.startswith(whole)}
+    with naming(read_config(folder), _READ):
+        check_shapes(table, model, shapes)
     tensors = _names_of_today(read_weights(folder))
     if "cls.predictions.bias" in wanted:
         check_tied(tensors, _EMBEDDING, "cls.predictions.decoder.weight")

@@ -12,10 +12,8 @@ without ever being in memory together.
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path

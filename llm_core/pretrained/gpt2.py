@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llm_core.models.gpt import GPT, GPTConfig
-from llm_core.pretrained.files import check_config, entry, read_config, read_shapes, read_weights, write
+from llm_core.pretrained.files import check_config, entry, naming, obeyed, read_config, read_shapes, read_weights, write
 from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs, transposed
 
 _SIZES = {
@@ -28,6 +28,8 @@ _SIZES = {
     "n_head": "n_heads",
     "n_embd": "d_model",
 }
+# What transformers takes for an entry that is not there: the smallest of the four.
+_DEFAULTS = {"vocab_size": 50257, "n_positions": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768}
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 # What GPT does in one way only.
 _FIXED = {
@@ -38,6 +40,8 @@ _FIXED = {
     "scale_attn_by_inverse_layer_idx": False,
     "reorder_and_upcast_attn": False,
     "add_cross_attention": False,
+    "is_encoder_decoder": False,
+    "chunk_size_feed_forward": 0,
     "tie_word_embeddings": True,
 }
 # Those of a head that sums a text up, which a language model has not; and a copy of n_positions.
@@ -87,16 +91,17 @@ def gpt2_config(config: Mapping[str, Any]) -> GPTConfig:
     read = {*_SIZES, *_DROPOUTS, *_OF_NO_EFFECT, "n_inner"}
     check_config(config, read=read, fixed=_FIXED)
     entry(config, "model_type", str)
-    sizes = {ours: entry(config, theirs, int) for theirs, ours in _SIZES.items()}
-    d_ff = entry(config, "n_inner", int, 4 * sizes["d_model"])
-    if d_ff != 4 * sizes["d_model"]:
+    sizes = {ours: obeyed(config, theirs, _DEFAULTS[theirs]) for theirs, ours in _SIZES.items()}
+    d_ff = obeyed(config, "n_inner", 4 * sizes["d_model"], null=True)
+    if d_ff not in (None, 4 * sizes["d_model"]):
         raise ValueError(
             f'config.json says "n_inner": {d_ff}, but this model only does 4 * n_embd = {4 * sizes["d_model"]}'
         )
-    dropouts = [entry(config, key, float, 0.1) for key in _DROPOUTS]  # 0.1 is what transformers takes for nothing said
+    dropouts = [obeyed(config, key, 0.1) for key in _DROPOUTS]  # 0.1 is what transformers takes for nothing said
     if len(set(dropouts)) > 1:
         raise ValueError(f"config.json has several dropouts, {_DROPOUTS}, but this model has one: got {dropouts}")
-    return GPTConfig(**sizes, dropout=dropouts[0])
+    with naming(config, [*_SIZES, *_DROPOUTS]):
+        return GPTConfig(**sizes, dropout=dropouts[0])
 
 
 def load_gpt2(folder: Path | str, *, dtype: torch.dtype | None = torch.float32) -> GPT:
@@ -106,12 +111,14 @@ def load_gpt2(folder: Path | str, *, dtype: torch.dtype | None = torch.float32) 
         ValueError: a file is missing or broken; the config asks for something that `GPT` does not do; or the weights
             are not those of the config.
     """
-    config = gpt2_config(read_config(folder))
+    said = read_config(folder)
+    config = gpt2_config(said)
     with torch.device("meta"):
         model = GPT(config)
     shapes = read_shapes(folder)
     table = gpt2_table(config, "transformer." if "transformer.wte.weight" in shapes else "")
-    check_shapes(table, model, shapes, may_be_left=(*_MASKS, "lm_head.weight"))
+    with naming(said, _SIZES):
+        check_shapes(table, model, shapes, may_be_left=(*_MASKS, "lm_head.weight"))
     weights = read_weights(folder)
     check_tied(weights, table[0].theirs, "lm_head.weight")
     load(model, {name: tensor.to(dtype or tensor.dtype) for name, tensor in to_ours(table, weights).items()})

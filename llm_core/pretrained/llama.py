@@ -6,20 +6,38 @@
 
 Which relative it is stands in config.json as "model_type": llama (SmolLM2 too), mistral, mixtral, qwen2 or qwen3. What
 such a file asks for and `Llama` does not do is refused, by key and value: a rotation or a window that is left out would
-not fail, it would answer a little worse.
+not fail, it would answer a little worse. What it does not say is what transformers takes for nothing said.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llm_core.layers.positions import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from llm_core.layers.positions import (
+    DynamicScaling,
+    LengthScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongScaling,
+    RopeScaling,
+    YarnScaling,
+)
 from llm_core.models.llama import Llama, LlamaConfig
-from llm_core.pretrained.files import check_config, entry, read_config, read_shapes, read_weights, write
+from llm_core.pretrained.files import (
+    check_config,
+    entry,
+    naming,
+    obeyed,
+    read_config,
+    read_shapes,
+    read_weights,
+    write,
+)
 from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs
 
 _SIZES = {
@@ -31,12 +49,46 @@ _SIZES = {
     "hidden_size": "d_model",
     "intermediate_size": "d_ff",
 }
-_READ = {*_SIZES, "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings"}
+_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
+_READ = {*_SIZES, *_ROPE, "head_dim", "rms_norm_eps", "tie_word_embeddings", "partial_rotary_factor"}
+# What transformers takes for an entry that is not there: Llama's class, and where its relatives' differ.
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
+_MISTRAL = {"intermediate_size": 14336, "max_position_embeddings": 131072, "num_key_value_heads": 8}
+_QWEN = {
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 32,
+}
+_DEFAULTS_BY_TYPE: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": _MISTRAL,
+    "mixtral": {**_MISTRAL, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0, "sliding_window": None},
+    "qwen2": _QWEN,
+    "qwen3": {**_QWEN, "head_dim": 128},
+}
 _WINDOW = {"sliding_window"}
 _LAYER_WINDOWS = {"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"}
 # What each relative's config.json says beyond what all say.
 _READ_BY_TYPE = {
-    "llama": {"attention_bias", "pretraining_tp", "is_llama_config"},
+    "llama": {"attention_bias", "mlp_bias", "pretraining_tp", "is_llama_config"},
     "mistral": _WINDOW,
     "mixtral": _WINDOW | {"num_local_experts", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"},
     "qwen2": _LAYER_WINDOWS,
@@ -49,12 +101,24 @@ _CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_LAYERS = (_FULL, _SLIDING)
+# The ways of slowing RoPE down, and what each has to say.
+_ROPE_KEYS: dict[Any, set[str]] = {
+    "default": set(),
+    "linear": {"factor"},
+    "dynamic": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+    "yarn": {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate"},
+    "longrope": {"factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"},
+}
 # What Llama does in one way only.
 _FIXED = {
     "hidden_act": "silu",
     "attention_dropout": 0.0,
-    "mlp_bias": False,
     "rope_interleaved": False,
+    "is_encoder_decoder": False,
+    "chunk_size_feed_forward": 0,
     "use_mrope": False,
     "router_jitter_noise": 0.0,
 }
@@ -85,7 +149,8 @@ def llama_table(config: LlamaConfig) -> list[Line]:
             table.append(same(f"{new}.attention.key_norm.weight", f"{old}.self_attn.k_norm.weight"))
         if config.n_experts is None:
             for name in ("gate", "up", "down"):
-                table.append(same(f"{new}.feed_forward.{name}.weight", f"{old}.mlp.{name}_proj.weight"))
+                for kind in ("weight", "bias") if config.mlp_bias else ("weight",):
+                    table.append(same(f"{new}.feed_forward.{name}.{kind}", f"{old}.mlp.{name}_proj.{kind}"))
         else:
             table.append(same(f"{new}.feed_forward.router.weight", f"{old}.block_sparse_moe.gate.weight"))
             for e in range(config.n_experts):
@@ -106,35 +171,46 @@ def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
         raise ValueError(
             f'config.json says "model_type": "{kind}", but this model only does {", ".join(_READ_BY_TYPE)}'
         )
-    check_config(config, read=_READ | _READ_BY_TYPE[kind], fixed=_FIXED)
-    sizes = {ours: entry(config, theirs, int) for theirs, ours in _SIZES.items() if theirs != "num_key_value_heads"}
-    # The first Llama had no grouped queries, and its config no word for them. The others always say it, and
-    # transformers would take different numbers for nothing said.
-    n_kv_heads = entry(config, "num_key_value_heads", int, sizes["n_heads"] if kind == "llama" else None)
-    d_head = entry(config, "head_dim", int) if kind == "qwen3" else entry(config, "head_dim", int, 0) or None
-    rope_base, rope_scaling = _rope(config, kind)
-    bias = entry(config, "attention_bias", bool, False)
-    experts: dict[str, int] = {}
+    fixed = _FIXED if kind == "llama" else {**_FIXED, "mlp_bias": False}
+    check_config(config, read=_READ | _READ_BY_TYPE[kind], fixed=fixed)
+    defaults = _DEFAULTS | _DEFAULTS_BY_TYPE[kind]
+    sizes = {ours: obeyed(config, theirs, defaults[theirs]) for theirs, ours in _SIZES.items() if theirs in _DEFAULTS}
+    n_kv_heads = _number(config, "num_key_value_heads", defaults.get("num_key_value_heads"))
+    # Qwen3's heads have a width of their own; Qwen2's class knows no such entry, but obeys one.
+    d_head = _number(config, "head_dim", defaults.get("head_dim"), null=kind not in ("qwen2", "qwen3"))
+    if d_head is not None and d_head * sizes["n_heads"] == sizes["d_model"]:
+        d_head = None  # said or not, a width of D / H is one config, not two
+    rope_base, rope_scaling = _rope(config, defaults["rope_theta"], sizes["context"])
+    if isinstance(rope_scaling, DynamicScaling):
+        sizes["context"] = int(rope_scaling.original_context * rope_scaling.factor)
+    window, full_layers = _windows(config, kind, defaults, sizes["n_layers"])
+    bias = obeyed(config, "attention_bias", False)
+    experts: dict[str, Any] = {}
     if kind == "mixtral":
         experts = {
-            "n_experts": entry(config, "num_local_experts", int),
-            "experts_per_token": entry(config, "num_experts_per_tok", int),
+            "n_experts": obeyed(config, "num_local_experts", defaults["num_local_experts"]),
+            "experts_per_token": obeyed(config, "num_experts_per_tok", defaults["num_experts_per_tok"]),
         }
-    return LlamaConfig(
-        **sizes,
-        n_kv_heads=n_kv_heads,
-        # Said or not, a width of D / H is one config, not two.
-        d_head=None if d_head is None or d_head * sizes["n_heads"] == sizes["d_model"] else d_head,
-        rope_base=rope_base,
-        rope_scaling=rope_scaling,
-        norm_eps=entry(config, "rms_norm_eps", float),
-        tied=entry(config, "tie_word_embeddings", bool, False),
-        qkv_bias=bias or kind == "qwen2",
-        output_bias=bias,
-        qk_norm=kind == "qwen3",
-        window=_window(config, kind, sizes["n_layers"]),
-        **experts,
-    )
+    others = {
+        "norm_eps": obeyed(config, "rms_norm_eps", defaults["rms_norm_eps"]),
+        "tied": obeyed(config, "tie_word_embeddings", False),
+        "mlp_bias": obeyed(config, "mlp_bias", False),
+    }
+    with naming(config, _named(kind)):
+        return LlamaConfig(
+            **sizes,
+            **others,
+            n_kv_heads=sizes["n_heads"] if n_kv_heads is None else n_kv_heads,
+            d_head=d_head,
+            rope_base=rope_base,
+            rope_scaling=rope_scaling,
+            qkv_bias=bias or kind == "qwen2",
+            output_bias=bias,
+            qk_norm=kind == "qwen3",
+            window=window,
+            full_layers=full_layers,
+            **experts,
+        )
 
 
 def llama_config_json(config: LlamaConfig) -> dict[str, Any]:
@@ -154,6 +230,10 @@ def llama_config_json(config: LlamaConfig) -> dict[str, Any]:
         "rope_scaling": _rope_json(config.rope_scaling),
         "tie_word_embeddings": config.tied,
     }
+    if isinstance(config.rope_scaling, DynamicScaling):
+        theirs["max_position_embeddings"] = config.rope_scaling.original_context
+    if kind == "llama":
+        theirs["mlp_bias"] = config.mlp_bias
     if kind in ("llama", "qwen3"):
         theirs["attention_bias"] = config.output_bias
     if kind in ("mistral", "mixtral"):
@@ -162,6 +242,8 @@ def llama_config_json(config: LlamaConfig) -> dict[str, Any]:
         # max_window_layers: the layers below it read everything.
         windowed = config.window is not None
         theirs |= {"use_sliding_window": windowed, "sliding_window": config.window, "max_window_layers": 0}
+        if config.full_layers:
+            theirs["layer_types"] = [_FULL if window is None else _SLIDING for window in config.windows]
     if kind == "mixtral":
         theirs |= {"num_local_experts": config.n_experts, "num_experts_per_tok": config.experts_per_token}
     back = llama_config(theirs)
@@ -180,13 +262,16 @@ def load_llama(folder: Path | str, *, dtype: torch.dtype | None = torch.float32)
         ValueError: a file is missing or broken; the config asks for something that `Llama` does not do; or the weights
             are not those of the config.
     """
-    config = llama_config(read_config(folder))
-    with torch.device("meta"):
+    said = read_config(folder)
+    config = llama_config(said)
+    named = _named(said["model_type"])
+    with torch.device("meta"), naming(said, named):
         model = Llama(config)
     table = llama_table(config)
     # Old checkpoints hold RoPE's frequencies. Tied ones may hold the table a second time, as the head.
     spare = (".rotary_emb.inv_freq", "lm_head.weight") if config.tied else (".rotary_emb.inv_freq",)
-    check_shapes(table, model, read_shapes(folder), may_be_left=spare)
+    with naming(said, named):
+        check_shapes(table, model, read_shapes(folder), may_be_left=spare)
     weights = read_weights(folder)
     if config.tied:
         check_tied(weights, "model.embed_tokens.weight", "lm_head.weight")
@@ -215,74 +300,120 @@ def _kind(config: LlamaConfig) -> str:
     return "llama" if config.window is None else "mistral"
 
 
-def _window(config: Mapping[str, Any], kind: str, n_layers: int) -> int | None:
-    """How far back all layers look; some far and some near is refused."""
-    if kind == "llama" or config.get("use_sliding_window") is False:
-        mixed = set(config.get("layer_types") or ["full_attention"])
-        if mixed != {"full_attention"}:
-            raise _unknown("layer_types", config["layer_types"], 'only "full_attention", without a window')
-        return None
+def _named(kind: str) -> list[str]:
+    """The entries that decide which weights there are, and how large, and those whose numbers may be out of range."""
+    return [*_SIZES, "head_dim", "tie_word_embeddings", "rms_norm_eps", "rope_theta", *sorted(_READ_BY_TYPE[kind])]
+
+
+def _number(config: Mapping[str, Any], key: str, default: int | None, *, null: bool = True) -> int | None:
+    """A whole number that may be left to the model; so it is if there is no default and the entry is absent."""
+    if key not in config:
+        return default
+    return obeyed(config, key, 0, null=null)
+
+
+def _windows(
+    config: Mapping[str, Any], kind: str, defaults: Mapping[str, Any], n_layers: int
+) -> tuple[int | None, tuple[int, ...]]:
+    """How far back the layers look, and the numbers of those that look back to the beginning all the same."""
+    if kind == "llama":
+        return None, ()
+    window = _number(config, "sliding_window", defaults["sliding_window"])
     if kind in ("mistral", "mixtral"):
-        if "sliding_window" not in config:  # transformers would take 4096 or none, by the version
-            raise ValueError('config.json has no "sliding_window": say null if there is no window')
-        return entry(config, "sliding_window", int, 0) or None
-    window = entry(config, "sliding_window", int, 0) or None
-    if window is None or not entry(config, "use_sliding_window", bool, False):
-        return None
-    first = entry(config, "max_window_layers", int)
-    derived = ["sliding_attention" if i >= first else "full_attention" for i in range(n_layers)]
-    layers = set(config.get("layer_types") or derived)
-    if layers == {"full_attention"}:
-        return None
-    if layers != {"sliding_attention"}:
-        raise _unknown("layer_types", config.get("layer_types") or derived, "the same window in all layers")
-    return window
+        return window, ()
+    first = obeyed(config, "max_window_layers", defaults["max_window_layers"])
+    if not obeyed(config, "use_sliding_window", False):
+        window = None
+    layers = config.get("layer_types")
+    if layers is None:
+        layers = [_FULL if window is None or i < first else _SLIDING for i in range(n_layers)]
+    if not isinstance(layers, list) or len(layers) != n_layers or any(layer not in _LAYERS for layer in layers):
+        raise _unknown("layer_types", layers, f"a list of {' or '.join(_LAYERS)} for each of num_hidden_layers")
+    if window is None and _SLIDING in layers:
+        raise _unknown("layer_types", layers, f"{_FULL} where sliding_window or use_sliding_window says no window")
+    if _SLIDING not in layers:
+        return None, ()
+    return window, tuple(i for i, layer in enumerate(layers) if layer == _FULL)
 
 
-def _rope(config: Mapping[str, Any], kind: str) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, from the entries of before 2025 (rope_theta, rope_scaling) or since (rope_parameters)."""
-    key = "rope_scaling" if config.get("rope_parameters") is None else "rope_parameters"
+def _rope(
+    config: Mapping[str, Any], default_base: float, context: int
+) -> tuple[float, RopeScaling | LengthScaling | None]:
+    """Base and scaling, as transformers finds them.
+
+    `rope_scaling`, if it says anything, stands before `rope_parameters`, the one of before 2025 before the one since;
+    a `rope_theta` within stands before the one beside it.
+    """
+    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    for part in ("rope_scaling", "rope_parameters"):
+        if not isinstance(config.get(part, {}), dict | None):
+            raise _unknown(part, config[part], "an object, or null")
     rope = dict(config.get(key) or {})
-    said = {"rope_theta": rope.pop("rope_theta")} if "rope_theta" in rope else config
-    # The first Llama's config had no word for it either.
-    base = entry(said, "rope_theta", float, 10_000.0 if kind == "llama" else None)
-    name = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
-    rope.pop("type", None)
-    context = entry(config, "max_position_embeddings", int)
+    base = obeyed(rope if "rope_theta" in rope else config, "rope_theta", default_base)
+    name = rope.get("rope_type", rope.get("type", "default"))
+    if not isinstance(name, str) or name not in _ROPE_KEYS:
+        raise _unknown(key, config[key], f"the rope_type {', '.join(_ROPE_KEYS)}")
+    unknown = set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[name]}
+    if any(rope[entry] is not None for entry in unknown):
+        raise _unknown(key, config[key], f"the rope_type {name} without {', '.join(sorted(unknown))}")
+    beside = config.get("partial_rotary_factor")
+    for factor in (1.0 if beside is None else beside, rope.get("partial_rotary_factor", 1.0)):
+        if type(factor) not in (int, float) or factor != 1:
+            raise _unknown("partial_rotary_factor", factor, "1: all columns of a head turn")
+    with naming(config, ["max_position_embeddings", *(entry for entry in _ROPE if entry in config)]):
+        return base, _scaling(name, rope, config, context)
 
-    scaling: RopeScaling | None = None
+
+def _scaling(
+    name: str, rope: Mapping[str, Any], config: Mapping[str, Any], context: int
+) -> RopeScaling | LengthScaling | None:
+    if name == "default":
+        return None
     if name == "linear":
-        scaling = LinearScaling(_take(rope, "factor", float))
-    elif name == "llama3":
-        scaling = Llama3Scaling(
-            _take(rope, "factor", float),
-            _take(rope, "low_freq_factor", float),
-            _take(rope, "high_freq_factor", float),
-            _take(rope, "original_max_position_embeddings", int),
-        )
-    elif name == "yarn":
-        scaling = YarnScaling(
-            _take(rope, "factor", float),
-            _take(rope, "original_max_position_embeddings", int, context),
-            fast=_take(rope, "beta_fast", float, 32.0),
-            slow=_take(rope, "beta_slow", float, 1.0),
-            attention_factor=_take(rope, "attention_factor", float, 0.0) or None,
-        )
-    elif name != "default":
-        raise _unknown(key, config[key], "default, linear, llama3 and yarn")
-    if rope.get("partial_rotary_factor") == 1.0:
-        del rope["partial_rotary_factor"]
-    if any(value is not None for value in rope.values()):
-        raise _unknown(key, config[key], f"{name} without {', '.join(rope)}")
-    return base, scaling
+        return LinearScaling(entry(rope, "factor", float))
+    if name == "dynamic":
+        return DynamicScaling(entry(rope, "factor", float), context)
+    # The entry beside it stands first here, as that of Phi-3 does.
+    said = config if "original_max_position_embeddings" in config else rope
+    original = obeyed(said, "original_max_position_embeddings", context)
+    attention_factor = obeyed(rope, "attention_factor", 1.0, null=True) if "attention_factor" in rope else None
+    if name == "llama3":
+        low, high = entry(rope, "low_freq_factor", float), entry(rope, "high_freq_factor", float)
+        return Llama3Scaling(entry(rope, "factor", float), low, high, original)
+    if name == "yarn":
+        if rope.get("truncate", True) is not True:
+            raise _unknown("truncate", rope["truncate"], "true")
+        fast, slow = entry(rope, "beta_fast", float, 32.0), entry(rope, "beta_slow", float, 1.0)
+        return YarnScaling(entry(rope, "factor", float), original, fast, slow, attention_factor)
+    factor = entry(rope, "factor", float, context / original if original > 0 else 1.0)
+    if attention_factor is None:
+        attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+    return LongScaling(_numbers(rope, "short_factor"), _numbers(rope, "long_factor"), original, attention_factor)
 
 
-def _rope_json(scaling: RopeScaling | None) -> dict[str, Any] | None:
+def _numbers(rope: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    numbers = rope.get(key)
+    if not isinstance(numbers, list) or not all(type(number) in (int, float) for number in numbers):
+        raise _unknown(key, numbers, "a list of numbers")
+    return tuple(float(number) for number in numbers)
+
+
+def _rope_json(scaling: RopeScaling | LengthScaling | None) -> dict[str, Any] | None:
     match scaling:
         case None:
             return None
         case LinearScaling(factor):
             return {"rope_type": "linear", "factor": factor}
+        case DynamicScaling(factor, _):
+            return {"rope_type": "dynamic", "factor": factor}
+        case LongScaling(short, long, context, attention_factor):
+            return {
+                "rope_type": "longrope",
+                "short_factor": list(short),
+                "long_factor": list(long),
+                "original_max_position_embeddings": context,
+                "attention_factor": attention_factor,
+            }
         case Llama3Scaling(factor, low, high, context):
             return {
                 "rope_type": "llama3",
@@ -300,13 +431,7 @@ def _rope_json(scaling: RopeScaling | None) -> dict[str, Any] | None:
                 "beta_slow": slow,
             }
             return rope if attention_factor is None else rope | {"attention_factor": attention_factor}
-    raise ValueError(f"no config.json can say {scaling}: only LinearScaling, Llama3Scaling and YarnScaling")
-
-
-def _take(rope: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    value = entry(rope, key, kind, default)
-    rope.pop(key, None)
-    return value
+    raise ValueError(f"no config.json can say {scaling}: only the scalings of llm_core.layers.positions")
 
 
 def _unknown(key: str, value: object, does: str) -> ValueError:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from llm_core.pretrained.files import check_config, entry, read_config, read_shapes, read_weights, write
+from llm_core.pretrained.files import check_config, entry, naming, obeyed, read_config, read_shapes, read_weights, write
 from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs
 
 _SIZES = {
@@ -39,7 +39,20 @@ _SIZES = {
     "encoder_ffn_dim": "d_ff",
     "pad_token_id": "pad_id",
 }
-# Ours has one size for both stacks, theirs says it of each.
+# What transformers takes for an entry that is not there.
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 58101,
+    "max_position_embeddings": 1024,
+    "encoder_layers": 12,
+    "encoder_attention_heads": 16,
+    "d_model": 1024,
+    "encoder_ffn_dim": 4096,
+    "pad_token_id": 58100,
+    "decoder_layers": 12,
+    "decoder_attention_heads": 16,
+    "decoder_ffn_dim": 4096,
+}
+# Ours has one size for both stacks, theirs says it of each. The last two are the first's unless they are said.
 _TWICE = {
     "decoder_layers": "encoder_layers",
     "decoder_attention_heads": "encoder_attention_heads",
@@ -60,6 +73,8 @@ _FIXED = {
     "normalize_before": False,
     "normalize_embedding": False,
     "add_final_layer_norm": False,
+    "add_cross_attention": False,
+    "chunk_size_feed_forward": 0,
 }
 # Dropout in other places, how text is decoded, and what Marian shares with other models but does not read.
 _OF_NO_EFFECT = {
@@ -119,27 +134,33 @@ def marian_config(config: Mapping[str, Any]) -> EncoderDecoderConfig:
     read = {*_SIZES, *_TWICE, *_OF_NO_EFFECT, "activation_function", "dropout"}
     check_config(config, read=read, fixed=_FIXED)
     entry(config, "model_type", str)
-    entry(config, "scale_embedding", bool)  # transformers would take false for nothing said
-    sizes = {ours: entry(config, theirs, int) for theirs, ours in _SIZES.items()}
+    if "scale_embedding" not in config:
+        raise ValueError(
+            'config.json has no "scale_embedding", for which transformers takes false, but this model only does true'
+        )
+    sizes = {ours: obeyed(config, theirs, _DEFAULTS[theirs]) for theirs, ours in _SIZES.items()}
     for second, first in _TWICE.items():
-        if entry(config, second, int, config[first]) != config[first]:
+        size = sizes[_SIZES[first]]
+        other = obeyed(config, second, _DEFAULTS.get(second, size), null=second == "decoder_vocab_size")
+        if other not in (None, size):
             raise ValueError(
-                f'config.json says "{first}": {config[first]} and "{second}": {config[second]}, but this model has one '
-                "size for both"
+                f'config.json says "{first}": {size} and "{second}": {other} (perhaps by saying nothing), but this '
+                "model has one size for both"
             )
-    activation = entry(config, "activation_function", str)
+    activation = obeyed(config, "activation_function", "gelu")
     if activation not in _ACTIVATIONS:
         raise ValueError(
             f'config.json says "activation_function": "{activation}", but this model only does '
             f"{', '.join(_ACTIVATIONS)}"
         )
-    return EncoderDecoderConfig(
-        **sizes,
-        dropout=entry(config, "dropout", float, 0.1),  # 0.1 is what transformers takes for nothing said
-        activation=_ACTIVATIONS[activation],
-        attention_bias=True,
-        logit_bias=True,
-    )
+    with naming(config, [*_SIZES, "dropout"]):
+        return EncoderDecoderConfig(
+            **sizes,
+            dropout=obeyed(config, "dropout", 0.1),
+            activation=_ACTIVATIONS[activation],
+            attention_bias=True,
+            logit_bias=True,
+        )
 
 
 def load_marian(folder: Path | str, *, dtype: torch.dtype | None = torch.float32) -> EncoderDecoder:
@@ -149,11 +170,13 @@ def load_marian(folder: Path | str, *, dtype: torch.dtype | None = torch.float32
         ValueError: a file is missing or broken; the config asks for something that `EncoderDecoder` does not do; or the
             weights are not those of the config.
     """
-    config = marian_config(read_config(folder))
+    said = read_config(folder)
+    config = marian_config(said)
     with torch.device("meta"):
         model = EncoderDecoder(config)
     table = marian_table(config)
-    check_shapes(table, model, read_shapes(folder), may_be_left=(*_TIED, *_POSITIONS))
+    with naming(said, [*_SIZES, *_TWICE]):
+        check_shapes(table, model, read_shapes(folder), may_be_left=(*_TIED, *_POSITIONS))
     weights = read_weights(folder)
     for copy in _TIED:
         check_tied(weights, table[0].theirs, copy)

@@ -13,9 +13,13 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 from llm_core.layers.positions import (
     Alibi,
+    DynamicScaling,
     LearnedPositions,
     LinearScaling,
     Llama3Scaling,
+    LongScaling,
+    NtkScaling,
+    PairScaling,
     Rope,
     SinusoidalPositions,
     YarnScaling,
@@ -354,3 +358,84 @@ def test_alibi_takes_slope_times_distance_off(T, S):
 def test_alibi_needs_a_head():
     with pytest.raises(ValueError, match="n_heads=0"):
         Alibi(0)
+
+
+@BOTH_PAIRINGS
+def test_positions_that_are_given_turn_as_those_from_start(turn):
+    rope = Rope(6, 20, turn=turn, scaling=YarnScaling(2.0, 10))
+    x = draw(2, 3, 5, 6, dtype=torch.float32)
+    assert torch.equal(rope(x, positions=torch.arange(4, 9)), rope(x, 4))
+    rows = torch.tensor([[4, 5, 6, 7, 8], [19, 0, 3, 3, 1]])
+    turned = rope(x, positions=rows)
+    assert torch.equal(turned[0], rope(x, 4)[0])
+    for t, p in enumerate(rows[1].tolist()):
+        assert torch.equal(turned[1, :, t], rope(x[:, :, t : t + 1], p)[1, :, 0])
+    assert torch.equal(rope(x[:, 0], positions=rows), turned[:, 0])  # without heads
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        (torch.tensor([0, 1, 2, 3, 20]), r"must lie in 0 ... 19: got 0 to 20"),
+        (torch.tensor([0, 1, 2, -1, 3]), r"got -1 to 3"),
+        (torch.arange(4), r"got positions \(4,\)"),
+        (torch.zeros(3, 5, dtype=torch.long), r"got positions \(3, 5\)"),
+        (torch.zeros(2, 3, 5, dtype=torch.long), r"got positions \(2, 3, 5\)"),
+        (torch.arange(5.0), "whole numbers: got torch.float32"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_positions_that_are_given_must_fit(positions, message):
+    with pytest.raises(ValueError, match=message):
+        Rope(6, 20)(draw(2, 3, 5, 6), positions=positions)
+
+
+BY_LENGTH = {
+    "dynamic": ({"rope_type": "dynamic", "factor": 3.0}, DynamicScaling(3.0, 16)),
+    "longrope": (
+        {
+            "rope_type": "longrope",
+            "short_factor": [1.0, 1.5, 2.0],
+            "long_factor": [2.0, 5.0, 9.0],
+            "original_max_position_embeddings": 10,
+            "attention_factor": 1.3,
+        },
+        LongScaling((1.0, 1.5, 2.0), (2.0, 5.0, 9.0), 10, 1.3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_scalings_by_length_turn_as_transformers_at_every_length(name):
+    said, scaling = BY_LENGTH[name]
+    ours = Rope(6, 48, base=100.0, scaling=scaling)
+    config = LlamaConfig(
+        hidden_size=12, num_attention_heads=2, max_position_embeddings=16, rope_parameters={**said, "rope_theta": 100.0}
+    )
+    theirs = LlamaRotaryEmbedding(config)
+    x = draw(1, 1, 48, 6, dtype=torch.float32)
+    turns = set()
+    for T in range(1, 49):
+        cos, sin = theirs(x, torch.arange(T)[None])
+        expected, _ = apply_rotary_pos_emb(x[:, :, :T], x[:, :, :T], cos, sin)
+        torch.testing.assert_close(ours(x[:, :, :T]), expected, rtol=0, atol=1e-5)
+        turns.add(ours.by_length.at(T))
+        # A step with a cache is turned by the length that the text has then.
+        torch.testing.assert_close(ours(x[:, :, T - 1 : T], T - 1), expected[:, :, -1:], rtol=0, atol=1e-5)
+    assert len(turns) == (33 if name == "dynamic" else 2)
+
+
+def test_scalings_by_length_are_held_to_their_bounds():
+    for wrong, message in [
+        (lambda: DynamicScaling(0.5, 10), "factor=0.5"),
+        (lambda: DynamicScaling(2.0, 0), "original_context=0"),
+        (lambda: LongScaling((1.0,), (1.0, 2.0), 4), "of one length: got 1 and 2"),
+        (lambda: LongScaling((1.0,), (0.0,), 4), "must be above 0"),
+        (lambda: LongScaling((1.0,), (1.0,), 0), "original_context=0"),
+        (lambda: Rope(6, 8, scaling=LongScaling((1.0,), (2.0,), 4)), "one factor for each of 3 pairs: got 1"),
+        (lambda: NtkScaling(2.0)(torch.ones(1)), "at least 4: got 2"),
+        (lambda: PairScaling((1.0,), amplitude=0.0), "amplitude=0.0"),
+        (lambda: YarnScaling(2.0, 8, attention_factor=0.0), "attention_factor must be above 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            wrong()

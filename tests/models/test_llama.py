@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from llm_core.generation.generate import LanguageModel, generate
-from llm_core.layers.positions import LinearScaling, Llama3Scaling
+from llm_core.layers.positions import LinearScaling, Llama3Scaling, rotate_neighbours
 from llm_core.models.llama import LLAMA_SIZES, Llama, LlamaConfig
 from llm_core.pretrained.llama import llama_config_json
 
@@ -253,3 +253,30 @@ def test_a_scaling_of_rope_changes_what_is_said():
     scaled = Llama(dataclasses.replace(CONFIG, rope_scaling=LinearScaling(4.0))).eval()
     scaled.load_state_dict(plain.state_dict())
     assert not torch.allclose(plain(ids), scaled(ids), atol=1e-2)
+
+
+def test_neighbours_turn_as_halves_do_when_the_columns_are_put_in_their_order():
+    config = LlamaConfig(17, 12, 2, 4, 2, 24, 20)
+    halves, neighbours = Llama(config), Llama(dataclasses.replace(config, rope_turn=rotate_neighbours))
+    weights = halves.state_dict()
+    for name, tensor in weights.items():
+        if name.endswith(("query.weight", "key.weight")):  # of each head: 0, E/2, 1, E/2 + 1, ...
+            weights[name] = tensor.unflatten(0, (-1, 2, 3)).transpose(1, 2).flatten(0, 2)
+    ids = torch.randint(17, (2, 12), generator=torch.Generator().manual_seed(0))
+    neighbours.load_state_dict(halves.state_dict())
+    assert not torch.allclose(neighbours(ids), halves(ids), atol=1e-4)
+    neighbours.load_state_dict(weights)
+    torch.testing.assert_close(neighbours(ids), halves(ids), rtol=0, atol=1e-5)
+
+
+def test_layers_without_a_window_see_the_beginning_with_a_cache_too():
+    config = LlamaConfig(17, 40, 2, 2, 2, 8, 12, window=3, full_layers=(1,))
+    assert config.windows == (3, None)
+    model = Llama(config).eval()
+    ids = torch.randint(17, (2, 40), generator=torch.Generator().manual_seed(0))
+    cache, whole = model.new_cache(2), model(ids)
+    with torch.no_grad():
+        steps = [model(ids[:, :30], cache), *(model(ids[:, t : t + 1], cache) for t in range(30, 40))]
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"full_layers must be of 0 ... 1: got \(2,\)"):
+        dataclasses.replace(config, full_layers=(2,))

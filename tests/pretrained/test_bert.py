@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -287,7 +288,7 @@ def test_sizes_that_do_not_fit_are_refused(bert_folder):
         ({"add_cross_attention": True}, '"add_cross_attention": true'),
         ({"tie_word_embeddings": False}, '"tie_word_embeddings": false'),
         ({"embedding_size": 128}, '"embedding_size": 128, which this loader does not know'),
-        ({"hidden_size": None}, 'no "hidden_size"'),
+        ({"hidden_size": None}, '"hidden_size": null'),
         ({"pad_token_id": None}, '"pad_token_id": null'),
         ({"num_attention_heads": 5}, "d_model=12, n_heads=5"),
     ],
@@ -299,11 +300,9 @@ def test_architectures_that_ours_is_not_are_refused(bert_folder, change, message
             load(bert_folder)
 
 
-def test_a_config_without_a_size_is_refused_and_without_a_default_is_not(bert_folder):
+def test_a_config_that_does_not_say_something_has_the_default_of_transformers(bert_folder):
     config = json.loads((bert_folder / "config.json").read_text())
-    for name in ("hidden_size", "num_hidden_layers"):
-        with pytest.raises(ValueError, match=f'config.json has no "{name}"'):
-            bert_config({key: value for key, value in config.items() if key != name})
+    assert bert_config({}) == dataclasses.replace(BERT_SIZES["bert-base-uncased"], dropout=0.1)
     old = {"pad_token_id", "layer_norm_eps", "position_embedding_type", "tie_word_embeddings", "model_type"}
     old |= {"type_vocab_size", "hidden_dropout_prob"}
     found = bert_config({key: value for key, value in config.items() if key not in old})
@@ -379,3 +378,27 @@ def test_minilm_reads_what_our_own_tokenizer_gives(minilm, read_english):
     assert minilm_vocab() == minilm / "vocab.txt"
     for row, sentence in enumerate(ENGLISH):
         assert tokenizer.encode_pair(sentence)[0] == ids[row][mask[row]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        ({"n_heads": 2}, {}, '"num_attention_heads": 4, but the model has n_heads=2'),
+        ({"norm_eps": 0.02}, {}, '"layer_norm_eps": 1e-12, but the model has norm_eps=0.02'),
+        ({"pad_id": 3}, {}, '"pad_token_id": 0, but the model has pad_id=3'),
+        ({}, {"hidden_act": "relu"}, '"hidden_act": "relu", but this model only does "gelu"'),
+        ({}, {"is_decoder": True}, '"is_decoder": true, but this model only does false'),
+        ({}, {"layer_norm_eps": 1e-5}, '"layer_norm_eps": 1e-05, but the model has norm_eps=1e-12'),
+        ({"d_ff": 40}, {}, '"intermediate_size": 36, but the model has d_ff=40'),
+    ],
+)
+def test_weights_of_an_encoder_that_computes_something_else_are_not_copied(change, config, message, tmp_path):
+    sizes = {"vocab_size": 31, "context": 20, "n_layers": 1, "d_model": 24, "d_ff": 36, "n_heads": 4}
+    save_bert(TokenClassifier(Bert(BertConfig(**sizes)), 24, 5), tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text()) | config
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    model = TokenClassifier(Bert(BertConfig(**(sizes | change), dropout=0.3)), 24, 5)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        load_into(model, tmp_path)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

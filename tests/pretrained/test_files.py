@@ -8,7 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_core.pretrained.files import check_config, entry, read_config, read_shapes, read_weights, write
+from llm_core.pretrained.files import (
+    begin_id,
+    check_config,
+    end_ids,
+    entry,
+    naming,
+    obeyed,
+    pad_id,
+    read_config,
+    read_shapes,
+    read_weights,
+    write,
+)
 
 TENSORS = {"a": torch.randn(3, 4), "b": torch.arange(5), "c": torch.tensor(1.5, dtype=torch.bfloat16)}
 
@@ -94,6 +106,10 @@ def test_missing_and_broken_weights_are_named(read, tmp_path):
         ({"a": "../model-1.safetensors"}, 'has no "weight_map" from tensors to files beside it'),
         ({"a": "/etc/passwd"}, 'has no "weight_map" from tensors to files beside it'),
         ([1, 2], 'has no "weight_map"'),
+        ({"a": None}, r'index.json has no .* it says "a": null'),
+        ({"a": 3}, r'index.json has no .* it says "a": 3'),
+        ({"a": {"b": []}}, r'index.json has no .* it says "a": {"b": '),
+        ({"a": ""}, r'index.json has no .* it says "a": ""'),
     ],
 )
 def test_an_index_names_files_beside_it(read, weight_map, message, tmp_path):
@@ -112,6 +128,8 @@ def test_an_index_names_files_beside_it(read, weight_map, message, tmp_path):
         (b"{", r"config.json is not JSON \("),
         (b"\xff\xfe", "config.json is not JSON"),
         (b"[1]", "holds no JSON object: got list"),
+        (b"[" * 200_000, "config.json is not JSON"),
+        (b'{"n": ' + b"9" * 9999 + b"}", "config.json is not JSON"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_an_error(content, message, tmp_path):
@@ -131,6 +149,8 @@ def test_what_a_config_says_is_known_or_refused():
         check_config({"act": "gelu"}, read=[], fixed={"act": "silu"})
     with pytest.raises(ValueError, match='"act": null, but this model only does "silu"'):
         check_config({"act": None}, read=[], fixed={"act": "silu"})
+    with pytest.raises(ValueError, match='"on": 0, but this model only does false'):
+        check_config({"on": 0}, read=[], fixed={"on": False})
     with pytest.raises(ValueError, match='"new": false, which this loader does not know'):
         check_config({"size": 3, "new": False}, read=["size"], fixed={})
 
@@ -150,3 +170,52 @@ def test_entries_have_the_type_that_is_asked_for():
     for key in ("none", "absent"):
         with pytest.raises(ValueError, match=f'config.json has no "{key}"'):
             entry(config, key, int)
+
+
+def test_entries_that_are_absent_have_the_default_and_null_is_none_where_it_may_be():
+    config = {"n": 3, "none": None, "on": 1, "nan": float("nan"), "huge": 10**400}
+    assert obeyed(config, "n", 7) == 3
+    assert obeyed(config, "absent", 7) == 7
+    assert obeyed(config, "none", 7, null=True) is None
+    assert type(obeyed(config, "n", 7.0)) is float
+    for key, default in [("none", 7), ("on", False), ("nan", 1.0), ("huge", 1.0), ("n", "x")]:
+        with pytest.raises(ValueError, match=f'"{key}": .*, which is no {type(default).__name__}'):
+            obeyed(config, key, default)
+
+
+def test_errors_of_a_model_are_told_with_the_entries():
+    message = r'n_heads is 0. config.json says "heads": 0, no "width"'
+    with pytest.raises(ValueError, match=message), naming({"heads": 0}, ["heads", "width"]):
+        raise ValueError("n_heads is 0")
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        ({"eos_token_id": 2}, None, (2,)),
+        ({"eos_token_id": 2}, {"eos_token_id": [7, 9]}, (7, 9)),
+        ({"eos_token_id": [0, 5]}, {"eos_token_id": None}, (0, 5)),
+        ({"eos_token_id": None}, {}, ()),
+        ({}, None, ()),
+    ],
+)
+def test_ids_that_end_a_text_are_those_that_transformers_stops_at(config, generation, expected, tmp_path):
+    write(tmp_path, config, TENSORS)
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert end_ids(tmp_path) == expected
+
+
+def test_ids_that_begin_and_fill(tmp_path):
+    write(tmp_path, {"bos_token_id": 1, "pad_token_id": None}, TENSORS)
+    assert (begin_id(tmp_path), pad_id(tmp_path)) == (1, None)
+    (tmp_path / "generation_config.json").write_text('{"pad_token_id": 0}')
+    assert (begin_id(tmp_path), pad_id(tmp_path)) == (1, 0)
+
+
+@pytest.mark.parametrize("bad", ["2", True, -1, 1.5, [2, None], {"id": 2}])
+def test_what_is_no_id_is_refused(bad, tmp_path):
+    write(tmp_path, {"eos_token_id": bad, "bos_token_id": bad}, TENSORS)
+    for read, key in ((end_ids, "eos_token_id"), (begin_id, "bos_token_id")):
+        with pytest.raises(ValueError, match=f'"{key}": .*which is no id'):
+            read(tmp_path)

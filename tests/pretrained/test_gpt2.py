@@ -152,7 +152,7 @@ def test_the_published_config_is_read():
         (json_of(attn_pdrop=0.2), r"got \[0.1, 0.1, 0.2\]"),
         (json_of(quantization_config={"bits": 8}), '"quantization_config": {"bits": 8}'),
         (json_of(n_head=5), "d_model=768, n_heads=5"),
-        (json_of(n_embd=...), 'no "n_embd"'),
+        (json_of(n_embd=None), '"n_embd": null, which is no int'),
     ],
 )
 def test_what_the_model_does_not_do_is_refused_by_key_and_value(config, message):

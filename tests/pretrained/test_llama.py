@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers import LlamaConfig as TheirLlama
 from transformers import MistralConfig as TheirMistral
 from transformers import MixtralConfig as TheirMixtral
@@ -19,7 +19,7 @@ from transformers import Qwen2Config as TheirQwen2
 from transformers import Qwen3Config as TheirQwen3
 
 from llm_core.generation.generate import generate
-from llm_core.layers.positions import LinearScaling, Llama3Scaling, YarnScaling
+from llm_core.layers.positions import DynamicScaling, LinearScaling, Llama3Scaling, YarnScaling, rotate_neighbours
 from llm_core.models.llama import LLAMA_SIZES, Llama, LlamaConfig
 from llm_core.pretrained.files import read_weights
 from llm_core.pretrained.llama import llama_config, llama_config_json, llama_table, load_llama, save_llama
@@ -40,6 +40,9 @@ SIZES = {
 }
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 10}
+TURNS = ["sliding_attention", "full_attention", "sliding_attention"]
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 3.0], "long_factor": [1.5, 4.0, 9.0]}
+LONGROPE |= {"original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
 THEIRS = {
     "llama": lambda: TheirLlama(**SIZES),
@@ -56,6 +59,18 @@ THEIRS = {
     "mixtral, window": lambda: TheirMixtral(**SIZES, num_local_experts=3, num_experts_per_tok=1, sliding_window=6),
     "qwen2": lambda: TheirQwen2(**SIZES, tie_word_embeddings=True),
     "qwen2, window": lambda: TheirQwen2(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=0),
+    "qwen2, windows of some": lambda: TheirQwen2(
+        **SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1
+    ),
+    "qwen3, windows in turn": lambda: TheirQwen3(
+        **SIZES, head_dim=6, use_sliding_window=True, sliding_window=5, layer_types=TURNS
+    ),
+    "llama, biases everywhere": lambda: TheirLlama(**SIZES, attention_bias=True, mlp_bias=True),
+    "llama, longrope": lambda: TheirLlama(**SIZES, rope_parameters={**LONGROPE, "rope_theta": 100.0}),
+    "llama, dynamic": lambda: TheirLlama(
+        **(SIZES | {"max_position_embeddings": 8}),
+        rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0},
+    ),
     "qwen3": lambda: TheirQwen3(**SIZES, head_dim=10),
     "qwen3, biases": lambda: TheirQwen3(**SIZES, head_dim=6, attention_bias=True),
 }
@@ -250,13 +265,41 @@ def test_entries_become_ours(entries, expected):
     assert llama_config(json_of(**entries)) == dataclasses.replace(LLAMA_SIZES["smollm2-135m"], **expected)
 
 
-def test_windows_are_those_of_all_layers_or_none():
+@pytest.mark.parametrize("kind", ["llama", "mistral", "mixtral", "qwen2", "qwen3"])
+def test_what_is_not_said_is_what_transformers_takes(kind):
+    said = {
+        key: value for key, value in AutoConfig.for_model(kind).to_dict().items() if key in llama_config_json_keys()
+    }
+    assert llama_config({"model_type": kind}) == llama_config({**said, "model_type": kind})
+
+
+def llama_config_json_keys() -> set[str]:
+    """The entries of a config.json that say something about a Llama or one of its relatives."""
+    of_all = {"rope_parameters", "sliding_window", "use_sliding_window", "max_window_layers", "mlp_bias"}
+    of_all |= {"num_local_experts", "num_experts_per_tok", "attention_bias"}
+    return of_all | set(llama_config_json(LLAMA_SIZES["llama-3-8b"]))
+
+
+def test_rope_scaling_stands_before_rope_parameters():
+    parameters = {"rope_type": "default", "rope_theta": 77.0}
+    both = json_of(rope_theta=99.0, rope_parameters=parameters, rope_scaling=YARN)
+    assert (llama_config(both).rope_base, llama_config(both).rope_scaling) == (99.0, YarnScaling(4.0, 8))
+    for nothing in (None, {}, ...):
+        config = llama_config(json_of(rope_theta=99.0, rope_parameters=parameters, rope_scaling=nothing))
+        assert (config.rope_base, config.rope_scaling) == (77.0, None)
+
+
+def test_windows_are_those_of_all_layers_or_of_some():
     mistral = json_of(model_type="mistral", attention_bias=..., is_llama_config=..., pretraining_tp=...)
     assert llama_config({**mistral, "sliding_window": 7}).window == 7
     assert llama_config({**mistral, "sliding_window": None}).window is None
     assert llama_config(qwen()).window is None
     windowed = {"use_sliding_window": True, "sliding_window": 9}
     assert llama_config(qwen(**windowed, max_window_layers=0)).window == 9
+    some = llama_config(qwen(**windowed, max_window_layers=5))
+    assert (some.window, some.full_layers) == (9, (0, 1, 2, 3, 4))
+    turned = llama_config(qwen(**windowed, layer_types=["sliding_attention", "full_attention"] * 12))
+    assert turned.windows == (9, None) * 12
     assert llama_config(qwen(**windowed, max_window_layers=24)).window is None
     assert llama_config(qwen(**windowed, max_window_layers=24, layer_types=["sliding_attention"] * 24)).window == 9
 
@@ -265,33 +308,32 @@ REFUSED = [
     (json_of(model_type="gemma"), '"model_type": "gemma".*llama, mistral'),
     (json_of(model_type=...), 'no "model_type"'),
     (json_of(hidden_act="gelu"), '"hidden_act": "gelu".*only does "silu"'),
-    (json_of(mlp_bias=True), '"mlp_bias": true.*only does false'),
+    (qwen(mlp_bias=True), '"mlp_bias": true.*only does false'),
     (json_of(rope_interleaved=True), '"rope_interleaved": true'),
     (json_of(attention_dropout=0.1), '"attention_dropout": 0.1'),
     (json_of(quantization_config={"bits": 4}), '"quantization_config": {"bits": 4}, which this loader does not know'),
     (json_of(sliding_window=5), '"sliding_window": 5, which this loader does not know'),
     (json_of(num_local_experts=4), '"num_local_experts": 4, which'),
-    (json_of(hidden_size=...), 'no "hidden_size"'),
     (json_of(hidden_size="576"), '"hidden_size": "576", which is no int'),
-    (json_of(rms_norm_eps=...), 'no "rms_norm_eps"'),
+    (json_of(rms_norm_eps=None), '"rms_norm_eps": null, which is no float'),
+    (json_of(rms_norm_eps=0), 'norm_eps must be above 0.*"rms_norm_eps": 0'),
     (json_of(vocab_size=True), '"vocab_size": true, which is no int'),
     (json_of(num_attention_heads=7), "n_heads=7"),
-    (json_of(rope_scaling={"rope_type": "dynamic", "factor": 2.0}), "rope_scaling.*dynamic.*only does default, linear"),
-    (json_of(rope_scaling={"type": "longrope"}), "longrope"),
+    (json_of(rope_scaling={"rope_type": "dynamic", "factor": 0.5}), "factor=0.5.*rope_scaling.*dynamic"),
+    (json_of(rope_scaling={"type": "longrope"}), '"short_factor": None, but this model only does a list'),
+    (json_of(rope_scaling=[2.0]), "rope_scaling.*an object"),
     (json_of(rope_scaling={"type": "linear"}), 'no "factor"'),
     (json_of(rope_scaling={"type": "linear", "factor": 0.5}), "factor=0.5"),
     (json_of(rope_scaling={**YARN, "mscale": 0.7}), "mscale.*yarn without mscale"),
-    (json_of(rope_scaling={"type": "default", "partial_rotary_factor": 0.5}), "without partial_rotary_factor"),
+    (json_of(rope_scaling={"type": "default", "partial_rotary_factor": 0.5}), '"partial_rotary_factor": 0.5'),
     (json_of(rope_parameters={"rope_type": "nope", "rope_theta": 1e4}), "rope_parameters.*nope"),
     (json_of(layer_types=["full_attention"]), '"layer_types"'),
     (qwen(use_mrope=True), '"use_mrope": true'),
-    (qwen(num_key_value_heads=None), 'no "num_key_value_heads"'),
-    (qwen(rope_theta=None), 'no "rope_theta"'),
-    (qwen(model_type="qwen3"), 'no "head_dim"'),
-    (qwen(use_sliding_window=True, max_window_layers=5), '"layer_types".*full_attention.*sliding_attention'),
+    (qwen(rope_theta=None), '"rope_theta": null, which is no float'),
+    (qwen(model_type="qwen3", head_dim=None), '"head_dim": null'),
+    (qwen(use_sliding_window=True, sliding_window=0, max_window_layers=0), '"sliding_window": 0'),
     (qwen(layer_types=["full_attention", "sliding_attention"]), '"layer_types"'),
     (qwen(layer_types=["linear_attention"] * 24), "linear_attention"),
-    (json_of(model_type="mistral", attention_bias=None, is_llama_config=None, pretraining_tp=None), '"sliding_window"'),
 ]
 
 
@@ -308,6 +350,9 @@ def test_what_the_model_does_not_do_is_refused_by_key_and_value(config, message)
         ({"qkv_bias": True, "output_bias": True, "window": 3}, "mistral cannot have qkv_bias=True, output_bias=True"),
         ({"output_bias": True}, "llama cannot have qkv_bias=False"),
         ({"rope_scaling": (lambda x: x)}, "no config.json can say"),
+        ({"window": 3, "full_layers": (0,)}, r"mistral cannot have full_layers=\(0,\)"),
+        ({"rope_turn": rotate_neighbours}, "llama cannot have rope_turn="),
+        ({"rope_scaling": DynamicScaling(2.0, 3)}, "llama cannot have context=8"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
