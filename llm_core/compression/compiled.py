@@ -138,6 +138,8 @@ def _not_compiled(module: nn.Module) -> str | None:
             return f"its positions are turned by {module.rotate!r}"
     if isinstance(module, Rope) and module.turn not in (rotate_halves, rotate_neighbours):
         return f"RoPE pairs columns by {module.turn!r}"
+    if isinstance(module, Rope) and module.by_length is not None:
+        return f"its angles depend on how long the text is ({type(module.by_length).__name__})"
     if isinstance(module, GatedFeedForward) and module.activation is not F.silu:
         return f"its activation is {module.activation!r}, not silu"
     if isinstance(module, FeedForward) and module.activation not in (fused_gelu_tanh, gelu_tanh):

@@ -189,7 +189,7 @@ def meet(counter: Any, goal: int) -> int:
     """Add one to the counter, an array of one int64, and wait until it stands at the goal; returns the goal."""
     _count(counter)  # type: ignore[call-arg]
     looks = 0
-    while _counted(counter) < goal:  # type: ignore[call-arg]
+    while _counted(counter) < goal:
         looks += 1
         if looks % _PATIENCE == 0:
             _let_others_run()
