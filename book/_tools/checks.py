@@ -97,6 +97,7 @@ def extra_phases() -> list[Phase]:
         notebook_phase("portable", ", as on another processor", LLM_BOOK_PORTABLE="1"),
         notebook_phase("perturbed", ", each matrix product a few units off", LLM_BOOK_PERTURBED="1"),
         book_phase("full", "every page before axe, every notebook in JupyterLab", "full"),
+        Phase("faults", "two hundred faults at random moments of a run", pytest=["tests/training", "-m", "full"]),
     ]
 
 
@@ -123,7 +124,7 @@ def phases() -> list[Phase]:
         Phase(
             "units",
             "unit tests and doctests, shapes checked at run time",
-            pytest=["tests", *side_by_side(), "-m", "not slow and not browser"]
+            pytest=["tests", *side_by_side(), "-m", "not slow and not browser and not full"]
             + [f"--ignore=tests/{folder}" for folder in separate],
         ),
         Phase("exercises", "solutions, stubs and mutants", pytest=["tests/exercises", *side_by_side()]),

@@ -34,7 +34,7 @@ def relative_buckets(
             as the query's own position is: the causal mask hides them.
 
     >>> relative_buckets(torch.tensor([[0, -1, -7, -8, -11, -12, -500]]), 16, 64, both_ways=False)
-    tensor([[ 0,  1,  7,  8,  8,  9, 15]])
+    tensor([[ 0,  1,  7,  8,  9,  9, 15]])
     """
     first = torch.zeros_like(distance)
     if both_ways:

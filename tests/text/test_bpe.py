@@ -510,7 +510,7 @@ def _component(value: Any) -> Any:
 
 
 REFUSED = {
-    "normalizer.type": _asking(normalizer={"type": "Nmt"}),
+    "normalizer.type": _asking(normalizer={"type": "UnicodeFilter"}),
     "truncation": _asking(truncation={"max_length": 3, "strategy": "OnlySecond", "stride": 0, "direction": "Right"}),
     "padding": _asking(padding={"strategy": "BatchLongest"}),
     "post_processor": _asking(post_processor=_component(processors.TemplateProcessing("a $0", None, [("a", 999)]))),

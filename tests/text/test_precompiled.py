@@ -67,7 +67,7 @@ def test_precompiled_is_that_of_tokenizers(rule):
     for text in [*random_texts(TEXTS), *AWKWARD, mixed_text()[:20_000]]:
         assert our(text) == their.normalize_str(text), ascii(text[:80])
         changed += our(text) != text
-    assert changed > TEXTS // 2
+    assert changed > TEXTS // 5
 
 
 def test_it_is_nfkc_but_for_a_few():

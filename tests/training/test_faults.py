@@ -41,13 +41,20 @@ def with_room_for(room: int, arguments: list[str], out: str, err: str) -> None:
 
 
 def started(folder: Path, sleep: float = 0.0, room: int | None = None):
-    logs = [str(folder.parent / f"{folder.name}.{name}.{time.monotonic_ns()}") for name in ("out", "err")]
+    now = time.monotonic_ns()
+    logs = [str(folder.parent / f"{folder.name}.{now}.{name}") for name in ("out", "err")]
     more = ([str(folder), str(TOTAL), str(sleep)], *logs)
     process = FORKS.Process(
         target=a_run.as_a_program if room is None else with_room_for, args=more if room is None else (room, *more)
     )
     process.start()
     return process, Path(logs[1])
+
+
+def printed(err: Path) -> str:
+    """What a run has printed so far, by the name of its log of errors."""
+    out = err.with_suffix(".out")
+    return out.read_text() if out.exists() else ""
 
 
 def ended(folder: Path) -> None:
@@ -100,24 +107,24 @@ def fault(kind: str, folder: Path, draw: random.Random) -> bool:
         with (folder / "records.jsonl").open("ab") as file:
             file.write(draw.choice([b"\xff\n", b"null\n", b'{"loss": 1}\n', b'{"step": 1', b"\0" * 50]))
     elif kind == "full disk":
-        process, err = started(folder, room=draw.randrange(1, 9000))
+        room = draw.randrange(1, 9000)
+        process, err = started(folder, room=room)
         process.join(240)
         assert process.exitcode != 0
-        assert any(word in err.read_text() for word in ("cannot be written", "cannot begin")), err.read_text()
+        said = err.read_bytes()  # which has no more room than any other file
+        assert len(said) >= room or b"cannot be written" in said or b"cannot begin" in said, said
         assert not list(folder.rglob("*.part"))
     else:
-        first, _ = started(folder, 0.05)
-        while not (folder / "lock").exists() and first.is_alive():
+        first, first_err = started(folder, 1.0)  # so slow that it is at work until it is killed
+        while "begins at" not in printed(first_err):
+            assert first.is_alive(), first_err.read_text()
             time.sleep(0.002)
-        time.sleep(0.05)
         (folder / "lock").unlink()
         second, err = started(folder)
         second.join(240)
-        was_alive = first.is_alive()
         first.kill()
         first.join()
-        assert not was_alive or "another run is at work" in err.read_text(), err.read_text()
-        return was_alive
+        assert "another run is at work" in err.read_text(), err.read_text()
     return True
 
 
