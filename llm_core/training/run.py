@@ -107,7 +107,10 @@ class Run:
         problem = self._take_folder() if self.store.rank == 0 else None
         if self.store.any(problem is not None):
             self._lock.release()
-            raise problem or RunError(f"the process of rank 0 could not begin the run in {self.folder}: see its error")
+            raise problem or RunError(
+                f"the process of rank 0 could not begin the run in {self.folder}, for instance because another run is at "
+                "work there: its own error says why"
+            )
         try:
             self._resume()
             if self.store.rank == 0:

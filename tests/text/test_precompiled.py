@@ -20,7 +20,7 @@ from wire import fields_of
 from llm_core.text.precompiled import DoubleArray, Nmt, Precompiled
 
 # How many texts a sweep draws, and what they are made of beside any character: marks, jamo, joiners, line ends.
-TEXTS = 4000
+TEXTS = 1500
 COMBINING = "\u0301\u0308\u0323\u0327\u3099\u309a\u0489\u093c\u094d\u200d\u200c\ufe0f\u1161\u11a8\r\n\0 \t"
 
 
@@ -61,7 +61,7 @@ def random_texts(n: int) -> list[str]:
 @pytest.mark.parametrize("rule", ["nmt_nfkc", "nfkc", "nmt_nfkc_cf"])
 def test_precompiled_is_that_of_tokenizers(rule):
     our, their = ours(rule), normalizers.Precompiled(charsmap(rule))
-    for character in CHARACTERS if rule == "nmt_nfkc" else CHARACTERS[::7]:
+    for character in CHARACTERS[::3] if rule == "nmt_nfkc" else CHARACTERS[::29]:
         assert our(character) == their.normalize_str(character), hex(ord(character))
     changed = 0
     for text in [*random_texts(TEXTS), *AWKWARD, mixed_text()[:20_000]]:
@@ -72,8 +72,8 @@ def test_precompiled_is_that_of_tokenizers(rule):
 
 def test_it_is_nfkc_but_for_a_few():
     our = ours("nfkc")
-    same = [our(character) == unicodedata.normalize("NFKC", character) for character in CHARACTERS]
-    assert sum(same) > 0.99 * len(CHARACTERS)
+    same = [our(character) == unicodedata.normalize("NFKC", character) for character in CHARACTERS[::11]]
+    assert sum(same) > 0.99 * len(same)
     assert our("ﬁ Ⅳ ㌔ e\u0301") == "fi IV キロ é"
 
 
@@ -107,7 +107,8 @@ def test_a_trie_that_leads_outside_itself_is_refused():
     whole = charsmap("nfkc")
     size = struct.unpack_from("<I", whole)[0] // 2
     cut = struct.pack("<I", size) + whole[4 : 4 + size]
-    with pytest.raises(ValueError, match="precompiled_charsmap is damaged"):
-        [Precompiled(base64.b64encode(cut).decode())(character) for character in CHARACTERS[:30_000]]
+    with pytest.raises(ValueError, match="precompiled_charsmap is damaged"):  # noqa: PT012
+        damaged = Precompiled(base64.b64encode(cut).decode())
+        [damaged(character) for character in CHARACTERS[:30_000]]
     with pytest.raises(ValueError, match="damaged"):
         DoubleArray(()).shortest_prefix(b"a")
