@@ -29,7 +29,7 @@ from llm_core.models.bert import Bert, BertConfig
 from llm_core.pretrained.names import Line, check_shapes, load, same, to_ours
 from llm_core.pretrained.packages import E5, MissingPackage, locate
 from llm_core.text.framing import Framing, Template
-from llm_core.text.normalisers import NFC, Replace, Sequence
+from llm_core.text.normalisers import NFC, InTurn, Replace
 from llm_core.text.unigram_fast import UnigramTokenizer
 
 _MAGIC, _VERSION, _BLOCK = b"E5S1", 1, 32
@@ -153,7 +153,7 @@ def e5_tokenizer(file: Path | str | None = None) -> UnigramTokenizer:
         opened.pieces,
         unk_id=opened.special["<unk>"],
         special_tokens=[*opened.special],
-        normaliser=Sequence((NFC(), Replaced(opened.replaced), Replace({"Regex": " {2,}"}, " "))),
+        normaliser=InTurn((NFC(), Replaced(opened.replaced), Replace({"Regex": " {2,}"}, " "))),
         framing=Framing(Template((begin, ("A", 0), end), (begin, ("A", 0), end, end, ("B", 0), end))),
     )
 

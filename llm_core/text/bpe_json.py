@@ -144,7 +144,7 @@ def _merges(value: list[Any]) -> list[tuple[str, str]]:
 
 def _expect_bytes(parts: Parts, characters: Characters) -> None:
     """What a model of bytes may ask for. Where all 256 bytes are tokens nothing is unknown, whatever the file says."""
-    expect("decoder.type", parts.decoder and type(parts.decoder).__name__, ["ByteLevel"])
+    expect("decoder.type", parts.decoder and components.name_of(parts.decoder), ["ByteLevel"])
     expect("model.continuing_subword_prefix", characters.continuing_subword_prefix, [None])
     expect("model.end_of_word_suffix", characters.end_of_word_suffix, [None])
     if not parts.model["vocab"].keys() >= set(ALPHABET):
@@ -153,7 +153,7 @@ def _expect_bytes(parts: Parts, characters: Characters) -> None:
 
 
 def _steps(component: Any) -> list[Any]:
-    if isinstance(component, pretokenisers.Sequence):
+    if isinstance(component, pretokenisers.InTurn):
         return [step for one in component.steps for step in _steps(one)]
     return [] if component is None else [component]
 
@@ -191,6 +191,6 @@ def _component(split: PreTokeniser, by_bytes: bool) -> Any:
     if split == GPT2 and by_bytes:
         return _BYTES
     if split == DIGITS_THEN_GPT2 and by_bytes:
-        return pretokenisers.Sequence((_DIGITS, _BYTES))
+        return pretokenisers.InTurn((_DIGITS, _BYTES))
     pattern = pretokenisers.Split({"Regex": str(split.pattern)}, _BEHAVIOURS[split.behaviour], split.invert)
-    return pretokenisers.Sequence((pattern, _NO_REGEX)) if by_bytes else pattern
+    return pretokenisers.InTurn((pattern, _NO_REGEX)) if by_bytes else pattern

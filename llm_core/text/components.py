@@ -64,13 +64,18 @@ def write(component: Any) -> dict[str, Any] | None:
         return None
     if not is_dataclass(component):
         raise ValueError(f"tokenizer.json has no component for {component!r}: it can be used, but not saved")
-    content: dict[str, Any] = {"type": type(component).__name__}
+    content: dict[str, Any] = {"type": name_of(component)}
     for field in fields(component):
         if field.init:
             value = getattr(component, field.name)
             key = field.metadata.get("key", field.name)
             content[key] = [write(step) for step in value] if field.name == "steps" else value
     return content
+
+
+def name_of(component: Any) -> str:
+    """The type that a file gives to an object: the name of its class, and Sequence for what has steps."""
+    return "Sequence" if hasattr(component, "steps") else type(component).__name__
 
 
 def read_list(value: Any, where: str) -> list[Any]:

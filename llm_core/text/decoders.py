@@ -159,7 +159,7 @@ class Replace:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class InTurn:
     """One after the other."""
 
     steps: tuple[Decoder, ...] = field(metadata={"key": "decoders"})
@@ -170,12 +170,13 @@ class Sequence:
         return tokens
 
 
-TABLE = {
+TABLE: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        ByteLevel, WordPiece, Metaspace, BPEDecoder, ByteFallback, Fuse, Strip, Replace, Sequence,
+        ByteLevel, WordPiece, Metaspace, BPEDecoder, ByteFallback, Fuse, Strip, Replace,
     )
 }  # fmt: skip
+TABLE |= {"Sequence": InTurn}  # a Sequence is for Python what can be indexed
 
 
 def clean_up(text: str) -> str:

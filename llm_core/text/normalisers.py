@@ -142,7 +142,7 @@ class BertNormalizer:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class InTurn:
     """One after the other."""
 
     steps: tuple[Normaliser, ...] = field(metadata={"key": "normalizers"})
@@ -153,7 +153,8 @@ class Sequence:
         return text
 
 
-TABLE = {
+TABLE: dict[str, type] = {
     cls.__name__: cls
-    for cls in (NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, BertNormalizer, Sequence)
+    for cls in (NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, BertNormalizer)
 }
+TABLE |= {"Sequence": InTurn}  # a Sequence is for Python what can be indexed

@@ -1,7 +1,7 @@
 """Pre-tokenisers of a `tokenizer.json`: how a text is cut into pieces. Each is a function from a text to its pieces.
 
     ByteLevel            GPT-2's pattern, or no cut at all; the pieces become bytes afterwards
-    Split, Digits        a pattern; digits (in a `Sequence` before ByteLevel: Llama 3, Qwen, SmolLM2)
+    Split, Digits        a pattern; digits (in a Sequence before ByteLevel: Llama 3, Qwen, SmolLM2)
     Metaspace            before each space, which becomes ▁ (Llama 2, Mistral)
     BertPreTokenizer     whitespace and punctuation (BERT)
 
@@ -173,7 +173,7 @@ class BertPreTokenizer:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class InTurn:
     """One after the other: each cuts the pieces of the one before."""
 
     steps: tuple[PreTokeniser, ...] = field(metadata={"key": "pretokenizers"})
@@ -185,13 +185,14 @@ class Sequence:
         return pieces
 
 
-TABLE = {
+TABLE: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, Punctuation, CharDelimiterSplit,
-        BertPreTokenizer, Sequence,
+        BertPreTokenizer,
     )
 }  # fmt: skip
+TABLE |= {"Sequence": InTurn}  # a Sequence is for Python what can be indexed
 
 _DIGIT, _NUMBER = pretokenize.Split(r"\p{N}"), pretokenize.Split(r"\p{N}+")
 _WORDS = regex.compile(

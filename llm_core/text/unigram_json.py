@@ -79,12 +79,12 @@ BYTES = {f"<0x{byte:02X}>": byte for byte in range(256)}
 def decoder_of(prepend: Any, byte_fallback: bool) -> decoders.Decoder:
     """What turns pieces into text again where words begin with ▁."""
     spaces = decoders.Metaspace(SPACE, prepend)
-    return decoders.Sequence((decoders.ByteFallback(), spaces)) if byte_fallback else spaces
+    return decoders.InTurn((decoders.ByteFallback(), spaces)) if byte_fallback else spaces
 
 
 def _steps(component: Any, is_first: bool = True) -> Iterator[tuple[Any, bool]]:
     """The steps of a pre-tokeniser, each with whether nothing is done before it."""
-    if isinstance(component, pretokenisers.Sequence):
+    if isinstance(component, pretokenisers.InTurn):
         for i, step in enumerate(component.steps):
             yield from _steps(step, is_first and i == 0)
     else:

@@ -365,7 +365,7 @@ class WordPieceTokenizer:
             ("normalizer", normaliser, BertNormalizer),
             ("pre_tokenizer", parts.pre_tokeniser, pretokenisers.BertPreTokenizer),
         ):
-            tokenizer_json.expect(f"{name}.type", part and type(part).__name__, [expected.__name__])
+            tokenizer_json.expect(f"{name}.type", part and components.name_of(part), [expected.__name__])
         for token in (*parts.special, *parts.others):
             tokenizer_json.expect(f"normalized of the added token {token.content!r}", token.normalized, [False])
         unk = parts.setting("unk_token", str)

@@ -298,6 +298,8 @@ def test_axe_sees_a_violation(browser: Any, site: Site, server: str) -> None:
     assert any(found.startswith("image-alt: ") for found in violations(page))
     assert len(page.evaluate(IMAGES)) == 1
     page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    page.evaluate("Promise.all(document.getAnimations().map(change => change.finished))")
     assert violations(page, **COLOURS) == []
     page.evaluate("document.querySelector('article p').style.color = '#333'")
     assert any(found.startswith("color-contrast: ") for found in violations(page, **COLOURS))
