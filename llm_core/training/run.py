@@ -108,8 +108,8 @@ class Run:
         if self.store.any(problem is not None):
             self._lock.release()
             raise problem or RunError(
-                f"the process of rank 0 could not begin the run in {self.folder}, for instance because another run is at "
-                "work there: its own error says why"
+                f"the process of rank 0 could not begin the run in {self.folder}, for instance because another run is "
+                "at work there: its own error says why"
             )
         try:
             self._resume()
