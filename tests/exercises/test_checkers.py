@@ -513,7 +513,7 @@ def test_what_a_function_sets_in_torch_ends_with_the_call():
 
 
 def test_an_emptied_list_is_a_finding():
-    """The case A1 of a review: the list of parts is used up."""
+    """A learner may use up the list of parts."""
     work = {
         "clip": lambda g, c: [x.clone() for x in g],
         "training_step": lambda m, parts, *_: parts.clear() or torch.zeros(()),
@@ -585,7 +585,7 @@ def test_a_default_that_is_typed_in_does_not_pass():
 
 
 def test_the_formula_as_it_is_printed_passes_with_every_seed():
-    """The case A4 of a review: the printed formula has no softmax that is safe from overflow."""
+    """The printed formula has no softmax that is safe from overflow."""
     printed = EXAMPLE.solution.replace(
         "    weights = torch.softmax(scores / Q.shape[-1] ** 0.5, dim=-1)\n",
         "    e = torch.exp(scores / Q.shape[-1] ** 0.5)\n    weights = e / e.sum(1, keepdim=True)\n",

@@ -281,7 +281,8 @@ def test_smollm2_gives_the_logits_of_transformers_on_text(smollm2, smollm2_file,
     texts = [CORPUS["english"](), CORPUS["chinese"](), CORPUS["code"]()]
     ids = torch.tensor([tokenizer.encode(text[:2000])[:40] for text in texts])
     with torch.no_grad():
-        torch.testing.assert_close(smollm2(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+        # Thirty layers in float32, summed in another order: 1.3e-4 has been seen between two processors.
+        torch.testing.assert_close(smollm2(ids), theirs(ids).logits, rtol=0, atol=4e-4)
 
 
 def test_smollm2s_tokens_are_those_of_the_package_tokenizers(tokenizer, their_tokenizer):
