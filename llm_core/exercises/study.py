@@ -72,10 +72,8 @@ def sweep(
         ValueError: the notebook cannot be read, a parameter is unknown, a value is not of its type or given twice, or
             the table cannot be written or is of another study.
     """
-    from llm_core.exercises import (
-        notebook_files,
-        runner,
-    )  # not above: a notebook that records need not wait for papermill
+    # Not above: a notebook that records need not wait for papermill.
+    from llm_core.exercises import notebook_files, runner
 
     path, table = Path(path), Path(table)
     runner.check_timeout(timeout)
