@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from llm_core.training.optimizer import AdamW
-from llm_core.training.records import append_record, read_records
+from llm_core.training.records import append_record, cut_records, read_records
 from llm_core.training.run import Run, RunError
 
 
@@ -121,3 +121,11 @@ def test_deleting_the_lock_lets_no_second_run_in(folder: Path):
             a_run(folder).__enter__()
         assert subprocess.run(command, timeout=120).returncode == 7
     assert subprocess.run(command, timeout=120).returncode == 0
+
+
+def test_the_records_of_a_step_that_is_taken_again_are_dropped(tmp_path):
+    path = tmp_path / "records.jsonl"
+    for step in range(5):
+        append_record(path, {"step": step, "loss": 1.0})
+    cut_records(path, 3)
+    assert [record["step"] for record in read_records(path)] == [0, 1, 2]
