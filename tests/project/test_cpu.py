@@ -141,7 +141,8 @@ def test_kept_memory_is_used_again():
     if results["keep"][0] == "False":
         pytest.skip("another C library than glibc")
     assert results["keep"][0] == "True"
-    assert int(results["as it is"][1]) > 10 * int(results["keep"][1])
+    # Eight tensors' pages without the switch; with it none, or those of one: where the heap ends differs by machine.
+    assert int(results["as it is"][1]) > 4 * int(results["keep"][1])
 
 
 @pytest.mark.parametrize(("platform", "library"), [("darwin", "glibc"), ("linux", "musl"), ("win32", "")])
