@@ -40,7 +40,7 @@ from llm_core.training.batches import Batch
 from llm_core.training.losses import Loss
 from llm_core.training.step import CROSS_ENTROPY, StepRecord, update
 
-_FIRST, _LAST = ("token_embedding", "positions", "dropout"), ("norm", "head")
+_FIRST, _LAST = ("token_embedding", "scale", "positions", "dropout"), ("norm", "head")
 
 
 class Stage(nn.Module):

@@ -9,6 +9,7 @@ is how well its own vector fits the last hidden state.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -39,3 +40,18 @@ class TokenEmbedding(nn.Embedding):
     def logits(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
         """How well each vector fits each token: the tied output head."""
         return F.linear(x, self.weight)
+
+
+class Scaled(nn.Module):
+    """Multiplies vectors by a number: a table with small entries, for it is the output head too, brought to size one.
+
+    Source: Vaswani et al. 2017, section 3.4; Gemma Team 2024 (its code, which rounds the number as the vectors are).
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """x times the factor."""
+        return x * torch.full((), self.factor, dtype=x.dtype, device=x.device)

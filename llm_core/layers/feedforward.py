@@ -32,6 +32,14 @@ def gelu_tanh(x: Float[Tensor, " *any"]) -> Float[Tensor, " *any"]:
 fused_gelu: Activation = F.gelu
 fused_gelu_tanh: Activation = partial(F.gelu, approximate="tanh")
 
+# By name, so that a config can be written to a file.
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": fused_gelu,
+    "gelu_tanh": fused_gelu_tanh,
+}
+
 
 class FeedForward(nn.Module):
     """Widen to F, bend, narrow back to D; the same at every position."""

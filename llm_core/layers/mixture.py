@@ -1,7 +1,7 @@
 """A mixture of experts: many feed-forward layers, of which each token uses a few.
 
     logits  = router(x)                                one score for each of the n experts
-    weights = softmax(logits), the k largest, rescaled to sum to one
+    weights = softmax(logits), the k largest, rescaled to sum to one (unless `rescale=False`)
     output  = sum over those k experts of weight * expert(x)
 
 The model has the weights of n experts and computes with k of them: Mixtral holds 8 and uses 2. Left to itself a router
@@ -22,9 +22,12 @@ from torch import Tensor, nn
 
 
 def route(
-    logits: Float[Tensor, "N n"], n_per_token: int
+    logits: Float[Tensor, "N n"], n_per_token: int, *, rescale: bool = True
 ) -> tuple[Float[Tensor, "N {n_per_token}"], Int[Tensor, "N {n_per_token}"]]:
     """The experts of each of N tokens, and how much each counts: (weights, experts), the heaviest first.
+
+    Without `rescale` the weights are the probabilities, and what the experts that were not chosen would have counted is
+    missing.
 
     >>> weights, experts = route(torch.tensor([[0.0, 2.0, 2.0, -1.0]]), n_per_token=2)
     >>> weights, sorted(experts[0].tolist())
@@ -35,7 +38,8 @@ def route(
     """
     _check_number(logits.shape[-1], n_per_token)
     weights, experts = _probabilities(logits).topk(n_per_token, dim=-1)
-    return (weights / weights.sum(dim=-1, keepdim=True)).to(logits.dtype), experts
+    weights = weights / weights.sum(dim=-1, keepdim=True) if rescale else weights
+    return weights.to(logits.dtype), experts
 
 
 def balance_loss(logits: Float[Tensor, "N n"], n_per_token: int) -> Float[Tensor, ""]:
@@ -68,22 +72,25 @@ class MixtureOfExperts(nn.Module):
         d_model: width D.
         experts: modules (B, T, D) -> (B, T, D) that work on each position by itself; `GatedFeedForward`s, for one.
         n_per_token: how many of them a token uses.
+        rescale: see `route`.
 
     Raises:
         ValueError: n_per_token is below 1 or greater than the number of experts.
     """
 
-    def __init__(self, d_model: int, experts: Sequence[nn.Module], n_per_token: int = 2) -> None:
+    def __init__(
+        self, d_model: int, experts: Sequence[nn.Module], n_per_token: int = 2, *, rescale: bool = True
+    ) -> None:
         super().__init__()
         _check_number(len(experts), n_per_token)
         self.router = nn.Linear(d_model, len(experts), bias=False)
         self.experts = nn.ModuleList(experts)
-        self.n_per_token = n_per_token
+        self.n_per_token, self.rescale = n_per_token, rescale
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Each position's vector, worked over by its experts."""
         tokens = x.flatten(0, 1)
-        weights, chosen = route(self.router(tokens), self.n_per_token)
+        weights, chosen = route(self.router(tokens), self.n_per_token, rescale=self.rescale)
         output = torch.zeros_like(tokens)
         # One pass for each expert, over all of its tokens. An expert without any still gets a gradient, of zeros:
         # every process of a distributed run must hold the same set of gradients.

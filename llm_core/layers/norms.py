@@ -3,6 +3,8 @@
     layer_norm   subtract the mean, divide by the standard deviation, scale and shift (Ba et al. 2016)
     rms_norm     divide by the root mean square, scale (Zhang and Sennrich 2019)
 
+`RMSNormPlusOne` is `rms_norm` too, but what it learns is how far the scale is from one.
+
 The functions are the definitions; the modules hold the weights and call torch's fused kernels, which give the same
 numbers.
 """
@@ -63,3 +65,20 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """x, normed along its last dimension."""
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class RMSNormPlusOne(nn.Module):
+    """`rms_norm` by one plus a learned weight, which begins at zero: weight decay pulls it to a plain norm.
+
+    Computed in 32 bits at least, since in 16 one plus a small weight would be one. Source: Gemma Team 2024 (its code).
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(d_model))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """x, normed along its last dimension."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(dtype), self.weight.shape, 1 + self.weight.to(dtype), self.eps).to(x.dtype)

@@ -4,7 +4,7 @@ Four ways, in the order they were published:
 
     SinusoidalPositions   added to the embeddings, computed     (Vaswani et al. 2017, section 3.5)
     LearnedPositions      added to the embeddings, a table      (Gehring et al. 2017; GPT-2, BERT)
-    Rope                  turns queries and keys by their place (Su et al. 2021)
+    Rope                  turns queries and keys by their place (Su et al. 2021); `PartialRope`, a part of their columns
     Alibi                 lowers the scores with the distance   (Press et al. 2022)
 
 The first two are called as `positions(x, start)`, as is `Rope` (on queries and keys); `Alibi` as
@@ -473,6 +473,31 @@ class Rope(nn.Module):
         with torch.device("cpu"):  # a scaling looks at the numbers, of which the meta device has none
             frequencies = _inverse_frequencies(self.d_head, self.base)
             return (frequencies, 1.0) if scaling is None else (scaling(frequencies), scaling.amplitude)
+
+
+class PartialRope(nn.Module):
+    """Turns the first columns of each head with `rope`, as many as it is made for; the others know no position.
+
+    Raises:
+        ValueError: when called, heads are narrower than the rope, or see `Rope`.
+
+    Source: Wang and Komatsuzaki 2021 (GPT-J, which turned a quarter of each head).
+    """
+
+    def __init__(self, rope: Rope) -> None:
+        super().__init__()
+        self.rope = rope
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch T E"],
+        start: int | Int[Tensor, ""] = 0,
+        *,
+        positions: Int[Tensor, " T"] | Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "*batch T E"]:
+        """x, its first columns turned; arguments as those of `Rope`."""
+        turned, kept = x.tensor_split([self.rope.d_head], dim=-1)
+        return torch.cat([self.rope(turned, start, positions=positions), kept], dim=-1)
 
 
 def _tables(

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -28,21 +27,19 @@ from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import CrossAttentionBlock, PostNormBlock
 from llm_core.layers.cache import Cache
 from llm_core.layers.embedding import TokenEmbedding
-from llm_core.layers.feedforward import Activation, FeedForward, fused_gelu
+from llm_core.layers.feedforward import ACTIVATIONS, FeedForward
 from llm_core.layers.masks import causal, padding
 from llm_core.layers.norms import LayerNorm
 from llm_core.layers.positions import SinusoidalPositions
-
-# By name, so that a config can be written to a file.
-ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "silu": F.silu, "gelu": fused_gelu}
 
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
     """The sizes of a 2017 Transformer: V, the longest S and T, L of each stack, H, D, F.
 
-    `activation` is a name of `ACTIVATIONS`, that of the feed-forward layers; `attention_bias` gives the projections of
-    attention a bias each, `logit_bias` the logits a learned one. The paper has relu and neither.
+    `activation` is a name of `feedforward.ACTIVATIONS`; `attention_bias` gives the projections of attention a bias
+    each, `logit_bias` the logits a learned one; `scaled_embedding` multiplies the embeddings by sqrt(D). The paper has
+    relu, no biases there, and the scale.
 
     Raises:
         ValueError: a size is below 1, n_heads does not divide d_model, d_model is odd, pad_id is no token, dropout is
@@ -60,6 +57,7 @@ class EncoderDecoderConfig:
     activation: str = "relu"
     attention_bias: bool = False
     logit_bias: bool = False
+    scaled_embedding: bool = True
 
     def __post_init__(self) -> None:
         check_sizes(vocab_size=self.vocab_size, context=self.context, n_layers=self.n_layers, n_heads=self.n_heads)
@@ -204,8 +202,10 @@ class EncoderDecoder(nn.Module):
                 "give fewer tokens, or build the model with a longer context"
             )
         x = self.embedding(ids)
-        # The table is small (std 1 / sqrt(D)) since it is the output head too; as an input it is brought to size 1.
-        return self.dropout(self.positions(x * math.sqrt(self.config.d_model), start))
+        if self.config.scaled_embedding:
+            # The table is small (std 1 / sqrt(D)) since it is the output head too; as an input it is brought to size 1.
+            x = x * math.sqrt(self.config.d_model)
+        return self.dropout(self.positions(x, start))
 
     def _attention(self) -> MultiHeadAttention:
         # The paper's projections are plain matrices, without biases.

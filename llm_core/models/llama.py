@@ -11,16 +11,20 @@ What has changed since GPT-2, each for its own reason:
     no biases
 
 The relatives are settings of the same class. Qwen2 has biases on query, key and value; Qwen3 norms them instead;
-Mistral looks back no further than a window; Mixtral has a mixture of experts in each block.
+Mistral looks back no further than a window; Mixtral has a mixture of experts in each block, Qwen3-MoE many small ones;
+Phi-3 may turn only a part of each head's columns; Gemma bends with GELU, scales its embeddings, and learns how far each
+norm's weight is from one.
 
 Source: Touvron et al. 2023 (Llama), Grattafiori et al. 2024 (Llama 3), Jiang et al. 2023 (Mistral), Jiang et al. 2024
-(Mixtral), Yang et al. 2024 (Qwen2), Yang et al. 2025 (Qwen3).
+(Mixtral), Yang et al. 2024 (Qwen2), Yang et al. 2025 (Qwen3), Abdin et al. 2024 (Phi-3), Gemma Team 2024 (Gemma).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,12 +34,12 @@ from llm_core.checks import check_sizes
 from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.cache import Cache, StaticCache, check_context
-from llm_core.layers.embedding import TokenEmbedding
-from llm_core.layers.feedforward import GatedFeedForward
+from llm_core.layers.embedding import Scaled, TokenEmbedding
+from llm_core.layers.feedforward import ACTIVATIONS, GatedFeedForward
 from llm_core.layers.masks import causal, sliding_window
 from llm_core.layers.mixture import MixtureOfExperts
-from llm_core.layers.norms import RMSNorm
-from llm_core.layers.positions import LengthScaling, Llama3Scaling, Rope, RopeScaling, rotate_halves
+from llm_core.layers.norms import RMSNorm, RMSNormPlusOne
+from llm_core.layers.positions import LengthScaling, Llama3Scaling, PartialRope, Rope, RopeScaling, rotate_halves
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,16 @@ class LlamaConfig:
         n_heads: query heads H.
         n_kv_heads: key/value heads K.
         d_model: width D.
-        d_ff: width F of the feed-forward layers (of each expert, if there are any).
+        d_ff: width F of the feed-forward layers.
         d_head: width E of a head; D / H unless given.
         rope_base: the larger, the slower the slowest pair of RoPE turns.
         rope_scaling: how RoPE was slowed down for longer texts.
         rope_turn: which columns of a head RoPE turns as a pair, `rotate_halves` or `rotate_neighbours`.
+        rope_width: how many columns of a head RoPE turns, the first ones; all unless given (Phi-3).
+        activation: what the gate of the feed-forward layers bends with, a name of `feedforward.ACTIVATIONS`.
         norm_eps: what the norms add to the mean square.
+        norm_plus_one: norms multiply by one plus their weight (Gemma).
+        scaled_embedding: the embeddings are multiplied by sqrt(D) (Gemma).
         tied: whether the output head is the embedding table.
         qkv_bias: biases on query, key and value (Qwen2).
         output_bias: a bias on the attention's output.
@@ -63,12 +71,15 @@ class LlamaConfig:
         window: how far back attention looks, the own position counted (Mistral). None: to the beginning.
         full_layers: numbers of the layers, from 0, that look back to the beginning all the same (Qwen2).
         n_experts: feed-forward layers in each block, of which a token uses `experts_per_token` (Mixtral). None: one,
-            and no router.
-        experts_per_token: of no effect without experts.
+            and no router. What follows is of no effect without experts.
+        experts_per_token: how many experts a token uses.
+        d_expert: width of each expert; F unless given (Qwen3-MoE).
+        rescale_experts: whether the weights of a token's experts are rescaled to sum to one.
+        dense_layers: numbers of the layers, from 0, that have one feed-forward layer all the same (Qwen3-MoE).
 
     Raises:
-        ValueError: a size is below 1, sizes do not divide, a head of odd width would have to be turned, or
-            full_layers has a number that no layer has.
+        ValueError: a size is below 1, sizes do not divide, an odd number of columns would have to be turned, the
+            activation is none of the known, or full_layers or dense_layers has a number that no layer has.
     """
 
     vocab_size: int
@@ -82,7 +93,11 @@ class LlamaConfig:
     rope_base: float = 10_000.0
     rope_scaling: RopeScaling | LengthScaling | None = None
     rope_turn: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate_halves
+    rope_width: int | None = None
+    activation: str = "silu"
     norm_eps: float = 1e-5
+    norm_plus_one: bool = False
+    scaled_embedding: bool = False
     tied: bool = True
     qkv_bias: bool = False
     output_bias: bool = False
@@ -92,10 +107,13 @@ class LlamaConfig:
     full_layers: tuple[int, ...] = ()
     n_experts: int | None = None
     experts_per_token: int = 2
+    d_expert: int | None = None
+    rescale_experts: bool = True
+    dense_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "context", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
-        optional = ("d_head", "window", "n_experts", "experts_per_token")
+        optional = ("d_head", "rope_width", "window", "n_experts", "experts_per_token", "d_expert")
         check_sizes(**{name: getattr(self, name) for name in (*sizes, *optional)})
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
@@ -106,8 +124,12 @@ class LlamaConfig:
                 "n_heads must divide d_model, or d_head must be given: got "
                 f"d_model={self.d_model}, n_heads={self.n_heads}"
             )
-        if self.head_width % 2:
-            raise ValueError(f"RoPE turns pairs of columns, so a head must be of even width: got {self.head_width}")
+        if self.turned_width % 2:
+            raise ValueError(f"RoPE turns pairs of columns, so a head must be of even width: got {self.turned_width}")
+        if self.turned_width > self.head_width:
+            raise ValueError(f"a head has {self.head_width} columns that RoPE could turn: got {self.turned_width}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: got {self.activation}")
         if not self.rope_base > 1:
             raise ValueError(f"rope_base must be above 1: got {self.rope_base}")
         if not self.norm_eps > 0:
@@ -117,14 +139,29 @@ class LlamaConfig:
                 "a token cannot use more experts than there are: got "
                 f"experts_per_token={self.experts_per_token}, n_experts={self.n_experts}"
             )
-
-        if not all(0 <= layer < self.n_layers for layer in self.full_layers):
-            raise ValueError(f"full_layers must be of 0 ... {self.n_layers - 1}: got {self.full_layers}")
+        for name in ("full_layers", "dense_layers"):
+            if not all(0 <= layer < self.n_layers for layer in getattr(self, name)):
+                raise ValueError(f"{name} must be of 0 ... {self.n_layers - 1}: got {getattr(self, name)}")
 
     @property
     def head_width(self) -> int:
         """E: `d_head`, or D / H."""
         return self.d_model // self.n_heads if self.d_head is None else self.d_head
+
+    @property
+    def turned_width(self) -> int:
+        """Columns of a head that RoPE turns: `rope_width`, or E."""
+        return self.head_width if self.rope_width is None else self.rope_width
+
+    @property
+    def expert_width(self) -> int:
+        """Width of each expert: `d_expert`, or F."""
+        return self.d_ff if self.d_expert is None else self.d_expert
+
+    @property
+    def expert_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers with experts."""
+        return () if self.n_experts is None else tuple(i for i in range(self.n_layers) if i not in self.dense_layers)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -159,10 +196,12 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
-        D, E, eps = config.d_model, config.head_width, config.norm_eps
+        D, E = config.d_model, config.head_width
+        norm = partial(RMSNormPlusOne if config.norm_plus_one else RMSNorm, eps=config.norm_eps)
         self.token_embedding = TokenEmbedding(config.vocab_size, D)
+        self.scale = Scaled(math.sqrt(D)) if config.scaled_embedding else None
         # One table of sines and cosines, which all blocks share.
-        rope = Rope(E, config.context, base=config.rope_base, turn=config.rope_turn, scaling=config.rope_scaling)
+        rope = _rope(config)
         self.blocks = nn.ModuleList(
             PreNormBlock(
                 attention=MultiHeadAttention(
@@ -172,16 +211,16 @@ class Llama(nn.Module):
                     d_head=E,
                     bias=config.qkv_bias,
                     output_bias=config.output_bias,
-                    query_norm=RMSNorm(E, eps=eps) if config.qk_norm else None,
-                    key_norm=RMSNorm(E, eps=eps) if config.qk_norm else None,
+                    query_norm=norm(E) if config.qk_norm else None,
+                    key_norm=norm(E) if config.qk_norm else None,
                     rotate=rope,
                 ),
-                feed_forward=_feed_forward(config),
-                norms=(RMSNorm(D, eps=eps), RMSNorm(D, eps=eps)),
+                feed_forward=_mixture(config) if i in config.expert_layers else _feed_forward(config),
+                norms=(norm(D), norm(D)),
             )
-            for _ in range(config.n_layers)
+            for i in range(config.n_layers)
         )
-        self.norm = RMSNorm(D, eps=eps)
+        self.norm = norm(D)
         self.head = None if config.tied else nn.Linear(D, config.vocab_size, bias=False)
         self._init_weights()
 
@@ -206,6 +245,7 @@ class Llama(nn.Module):
         text = None if cache is None else cache.text_after(T)
         masks = masks if text is None else {window: mask & text for window, mask in masks.items()}
         x = self.token_embedding(ids)
+        x = x if self.scale is None else self.scale(x)
         for i, block in enumerate(self.blocks):
             x = block(x, mask=masks[windows[i]], cache=None if cache is None else cache.layers[i])
         return self.norm(x)
@@ -265,8 +305,21 @@ def _mask(T: int, S: int, window: int | None, at: Tensor | None, device: torch.d
     return sliding_window(T, S, window=window, at=at, device=device)
 
 
+def _rope(config: LlamaConfig) -> nn.Module:
+    width, base = config.turned_width, config.rope_base
+    rope = Rope(width, config.context, base=base, turn=config.rope_turn, scaling=config.rope_scaling)
+    return rope if width == config.head_width else PartialRope(rope)
+
+
 def _feed_forward(config: LlamaConfig) -> nn.Module:
-    if config.n_experts is None:
-        return GatedFeedForward(config.d_model, config.d_ff, bias=config.mlp_bias)
-    experts = [GatedFeedForward(config.d_model, config.d_ff) for _ in range(config.n_experts)]
-    return MixtureOfExperts(config.d_model, experts, config.experts_per_token)
+    activation = ACTIVATIONS[config.activation]
+    return GatedFeedForward(config.d_model, config.d_ff, activation=activation, bias=config.mlp_bias)
+
+
+def _mixture(config: LlamaConfig) -> nn.Module:
+    activation = ACTIVATIONS[config.activation]
+    experts = [
+        GatedFeedForward(config.d_model, config.expert_width, activation=activation)
+        for _ in range(config.n_experts or 0)
+    ]
+    return MixtureOfExperts(config.d_model, experts, config.experts_per_token, rescale=config.rescale_experts)

@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -29,28 +28,21 @@ from llm_core.checks import check_shares, check_sizes
 from llm_core.layers.attention import MultiHeadAttention, fused_attention
 from llm_core.layers.blocks import PreNormBlock, PreNormCrossAttentionBlock
 from llm_core.layers.embedding import TokenEmbedding
-from llm_core.layers.feedforward import Activation, FeedForward, GatedFeedForward, fused_gelu, fused_gelu_tanh
+from llm_core.layers.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
 from llm_core.layers.masks import causal, padding
 from llm_core.layers.norms import RMSNorm
 from llm_core.layers.relative_positions import RelativePositions, check_buckets
 from llm_core.models.encoder_decoder import DecoderCache, GivenSource
-
-# By name, so that a config can be written to a file.
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": F.relu,
-    "gelu_tanh": fused_gelu_tanh,
-    "gelu": fused_gelu,
-    "silu": F.silu,
-}
 
 
 @dataclass(frozen=True)
 class T5Config:
     """The sizes of a T5: V, L of the encoder and of the decoder, H, D, E, F, and the buckets of its positions.
 
-    `activation` is a name of `ACTIVATIONS`; with `gated` it opens and closes a second projection. With `tied` the table
-    of the tokens is the head too; with `scaled_logits` the hidden states are divided by sqrt(D) before the head. The
-    model itself has no longest text: `context` is the room that a cache has for a target if nothing else is asked for.
+    `activation` is a name of `feedforward.ACTIVATIONS`; with `gated` it opens and closes a second projection. With
+    `tied` the table of the tokens is the head too; with `scaled_logits` the hidden states are divided by sqrt(D) before
+    the head. The model itself has no longest text: `context` is the room that a cache has for a target if nothing else
+    is asked for.
 
     Raises:
         ValueError: a size is below 1, the buckets are too few or end too early, pad_id is no token, dropout is outside

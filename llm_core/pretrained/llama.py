@@ -4,41 +4,28 @@
     model = load_llama(folder)
     save_llama(model, "copy")    # a folder that transformers reads
 
-Which relative it is stands in config.json as "model_type": llama (SmolLM2 too), mistral, mixtral, qwen2 or qwen3. What
-such a file asks for and `Llama` does not do is refused, by key and value: a rotation or a window that is left out would
-not fail, it would answer a little worse. What it does not say is what transformers takes for nothing said.
+Which relative it is stands in config.json as "model_type": llama (SmolLM2 too), mistral, mixtral, qwen2, qwen3,
+qwen3_moe, phi3 or gemma. What such a file asks for and `Llama` does not do is refused, by key and value: a rotation or
+a window that is left out would not fail, it would answer a little worse. What it does not say is what transformers
+takes for nothing said.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from llm_core.layers.positions import (
-    DynamicScaling,
-    LengthScaling,
-    LinearScaling,
-    Llama3Scaling,
-    LongScaling,
-    RopeScaling,
-    YarnScaling,
-)
+from llm_core.layers.positions import DynamicScaling
 from llm_core.models.llama import Llama, LlamaConfig
-from llm_core.pretrained.files import (
-    check_config,
-    entry,
-    naming,
-    obeyed,
-    read_config,
-    read_shapes,
-    read_weights,
-    write,
-)
-from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs
+from llm_core.pretrained.files import check_config, entry, naming, obeyed, read_config, read_shapes, read_weights, write
+from llm_core.pretrained.names import ACTIVATIONS, Line, check_shapes, check_tied, load, same, to_ours, to_theirs
+from llm_core.pretrained.rope import ROPE_ENTRIES, phi_rope_json, read_rope, rope_json
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -49,9 +36,8 @@ _SIZES = {
     "hidden_size": "d_model",
     "intermediate_size": "d_ff",
 }
-_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
-_READ = {*_SIZES, *_ROPE, "head_dim", "rms_norm_eps", "tie_word_embeddings", "partial_rotary_factor"}
-# What transformers takes for an entry that is not there: Llama's class, and where its relatives' differ.
+_READ = {*_SIZES, *ROPE_ENTRIES, "head_dim", "hidden_act", "rms_norm_eps", "tie_word_embeddings"}
+# What transformers takes for an entry that is not there: Llama's class, and below where its relatives' differ.
 _DEFAULTS: dict[str, Any] = {
     "vocab_size": 32000,
     "max_position_embeddings": 2048,
@@ -59,62 +45,104 @@ _DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 32,
     "hidden_size": 4096,
     "intermediate_size": 11008,
+    "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "rope_theta": 10_000.0,
     "tie_word_embeddings": False,
     "attention_bias": False,
     "mlp_bias": False,
-    "use_sliding_window": False,
     "sliding_window": 4096,
-    "max_window_layers": 28,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
 }
+
+
+@dataclass(frozen=True)
+class _Relative:
+    """A model class of transformers: its name, what its config.json says beyond what all say, and its own defaults."""
+
+    name: str
+    reads: frozenset[str] = frozenset()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
 _MISTRAL = {"intermediate_size": 14336, "max_position_embeddings": 131072, "num_key_value_heads": 8}
-_QWEN = {
-    "vocab_size": 151936,
-    "intermediate_size": 22016,
-    "max_position_embeddings": 32768,
-    "num_key_value_heads": 32,
-}
-_DEFAULTS_BY_TYPE: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": _MISTRAL,
-    "mixtral": {**_MISTRAL, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0, "sliding_window": None},
-    "qwen2": _QWEN,
-    "qwen3": {**_QWEN, "head_dim": 128},
-}
-_WINDOW = {"sliding_window"}
+_QWEN = {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "num_key_value_heads": 32}
+_ROUTER = {"output_router_logits", "router_aux_loss_coef"}  # of a mixture's training
 _LAYER_WINDOWS = {"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"}
-# What each relative's config.json says beyond what all say.
-_READ_BY_TYPE = {
-    "llama": {"attention_bias", "mlp_bias", "pretraining_tp", "is_llama_config"},
-    "mistral": _WINDOW,
-    "mixtral": _WINDOW | {"num_local_experts", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"},
-    "qwen2": _LAYER_WINDOWS,
-    "qwen3": _LAYER_WINDOWS | {"attention_bias"},
+# The same number under two names: transformers 5 writes the first, published files have the second.
+_N_EXPERTS = ("num_local_experts", "num_experts")
+_RELATIVES = {
+    "llama": _Relative(
+        "LlamaForCausalLM", frozenset({"attention_bias", "mlp_bias", "pretraining_tp", "is_llama_config"})
+    ),
+    "mistral": _Relative("MistralForCausalLM", frozenset({"sliding_window"}), _MISTRAL),
+    "mixtral": _Relative(
+        "MixtralForCausalLM",
+        frozenset({"sliding_window", "num_local_experts", "num_experts_per_tok", *_ROUTER}),
+        {
+            **_MISTRAL,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1_000_000.0,
+            "sliding_window": None,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "qwen2": _Relative("Qwen2ForCausalLM", frozenset(_LAYER_WINDOWS), _QWEN),
+    "qwen3": _Relative("Qwen3ForCausalLM", frozenset({"attention_bias", *_LAYER_WINDOWS}), {**_QWEN, "head_dim": 128}),
+    "qwen3_moe": _Relative(
+        "Qwen3MoeForCausalLM",
+        # Its class has windows in all layers or in none, whatever max_window_layers says.
+        frozenset(
+            {"attention_bias", "sliding_window", "use_sliding_window", "max_window_layers", *_ROUTER, *_N_EXPERTS}
+        )
+        | {"num_experts_per_tok", "norm_topk_prob", "moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers"},
+        {
+            "vocab_size": 151936,
+            "max_position_embeddings": 32768,
+            "num_hidden_layers": 24,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_key_value_heads": 4,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+        },
+    ),
+    "phi3": _Relative(
+        "Phi3ForCausalLM",
+        frozenset({"sliding_window", "resid_pdrop", "embd_pdrop"}),
+        {
+            "vocab_size": 32064,
+            "max_position_embeddings": 4096,
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": None,
+        },
+    ),
+    "gemma": _Relative(
+        "GemmaForCausalLM",
+        frozenset({"attention_bias", "hidden_activation", "use_bidirectional_attention"}),
+        {
+            "vocab_size": 256000,
+            "max_position_embeddings": 8192,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "hidden_size": 3072,
+            "intermediate_size": 24576,
+            "head_dim": 256,
+            "hidden_act": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+        },
+    ),
 }
-_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "mixtral": "MixtralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
+# Those whose numbers of heads and widths cannot be left to the model, by null.
+_NO_NULL = {"num_key_value_heads": ("qwen3_moe", "gemma"), "head_dim": ("qwen2", "qwen3", "qwen3_moe", "phi3", "gemma")}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _LAYERS = (_FULL, _SLIDING)
-# The ways of slowing RoPE down, and what each has to say.
-_ROPE_KEYS: dict[Any, set[str]] = {
-    "default": set(),
-    "linear": {"factor"},
-    "dynamic": {"factor"},
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
-    "yarn": {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate"},
-    "longrope": {"factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"},
-}
 # What Llama does in one way only.
 _FIXED = {
-    "hidden_act": "silu",
     "attention_dropout": 0.0,
     "rope_interleaved": False,
     "is_encoder_decoder": False,
@@ -124,8 +152,13 @@ _FIXED = {
 }
 
 
-def llama_table(config: LlamaConfig) -> list[Line]:
-    """The published names of the weights, and ours."""
+def llama_table(config: LlamaConfig, *, joined: bool = False) -> list[Line]:
+    """The published names of the weights, and ours.
+
+    Args:
+        config: the model's.
+        joined: whether query, key and value are one matrix there, and gate and up another: Phi-3's are.
+    """
     table = [
         same("token_embedding.weight", "model.embed_tokens.weight"),
         same("norm.weight", "model.norm.weight"),
@@ -136,28 +169,68 @@ def llama_table(config: LlamaConfig) -> list[Line]:
         new, old = f"blocks.{i}", f"model.layers.{i}"
         table.append(same(f"{new}.attention_norm.weight", f"{old}.input_layernorm.weight"))
         table.append(same(f"{new}.feed_forward_norm.weight", f"{old}.post_attention_layernorm.weight"))
-        for ours, theirs, bias in (
-            ("query", "q_proj", config.qkv_bias),
-            ("key", "k_proj", config.qkv_bias),
-            ("value", "v_proj", config.qkv_bias),
-            ("output", "o_proj", config.output_bias),
-        ):
-            for kind in ("weight", "bias") if bias else ("weight",):
-                table.append(same(f"{new}.attention.{ours}.{kind}", f"{old}.self_attn.{theirs}.{kind}"))
-        if config.qk_norm:
-            table.append(same(f"{new}.attention.query_norm.weight", f"{old}.self_attn.q_norm.weight"))
-            table.append(same(f"{new}.attention.key_norm.weight", f"{old}.self_attn.k_norm.weight"))
-        if config.n_experts is None:
-            for name in ("gate", "up", "down"):
-                for kind in ("weight", "bias") if config.mlp_bias else ("weight",):
-                    table.append(same(f"{new}.feed_forward.{name}.{kind}", f"{old}.mlp.{name}_proj.{kind}"))
+        table += _attention_lines(config, f"{new}.attention", f"{old}.self_attn", joined)
+        if i in config.expert_layers:
+            table += _mixture_lines(config, f"{new}.feed_forward", old)
         else:
-            table.append(same(f"{new}.feed_forward.router.weight", f"{old}.block_sparse_moe.gate.weight"))
-            for e in range(config.n_experts):
-                for ours, theirs in (("gate", "w1"), ("down", "w2"), ("up", "w3")):
-                    expert = f"{old}.block_sparse_moe.experts.{e}.{theirs}.weight"
-                    table.append(same(f"{new}.feed_forward.experts.{e}.{ours}.weight", expert))
+            table += _feed_forward_lines(config, f"{new}.feed_forward", f"{old}.mlp", joined)
     return table
+
+
+def _attention_lines(config: LlamaConfig, new: str, old: str, joined: bool) -> list[Line]:
+    table, projections = [], [("output", "o_proj", config.output_bias)]
+    if joined:
+        widths = [heads * config.head_width for heads in (config.n_heads, config.n_kv_heads, config.n_kv_heads)]
+        table.append(
+            _stacked([f"{new}.{name}.weight" for name in ("query", "key", "value")], f"{old}.qkv_proj", widths)
+        )
+    else:
+        projections[:0] = [(name, f"{name[0]}_proj", config.qkv_bias) for name in ("query", "key", "value")]
+    for ours, theirs, bias in projections:
+        table += [same(f"{new}.{ours}.{kind}", f"{old}.{theirs}.{kind}") for kind in _kinds(bias)]
+    if config.qk_norm:
+        table += [same(f"{new}.{name}_norm.weight", f"{old}.{name[0]}_norm.weight") for name in ("query", "key")]
+    return table
+
+
+def _feed_forward_lines(config: LlamaConfig, new: str, old: str, joined: bool) -> list[Line]:
+    if joined:
+        gate_up = _stacked([f"{new}.gate.weight", f"{new}.up.weight"], f"{old}.gate_up_proj", [config.d_ff] * 2)
+        return [gate_up, same(f"{new}.down.weight", f"{old}.down_proj.weight")]
+    return [
+        same(f"{new}.{name}.{kind}", f"{old}.{name}_proj.{kind}")
+        for name in ("gate", "up", "down")
+        for kind in _kinds(config.mlp_bias)
+    ]
+
+
+def _mixture_lines(config: LlamaConfig, new: str, old: str) -> list[Line]:
+    """Qwen3's norm of queries tells its names from Mixtral's."""
+    part, names = ("mlp", ("gate_proj", "up_proj", "down_proj"))
+    if not config.qk_norm:
+        part, names = ("block_sparse_moe", ("w1", "w3", "w2"))
+    return [same(f"{new}.router.weight", f"{old}.{part}.gate.weight")] + [
+        same(f"{new}.experts.{e}.{ours}.weight", f"{old}.{part}.experts.{e}.{theirs}.weight")
+        for e in range(config.n_experts or 0)
+        for ours, theirs in zip(("gate", "up", "down"), names, strict=True)
+    ]
+
+
+def _kinds(bias: bool) -> tuple[str, ...]:
+    return ("weight", "bias") if bias else ("weight",)
+
+
+def _stacked(ours: Sequence[str], theirs: str, rows: Sequence[int]) -> Line:
+    """A matrix of theirs whose rows are those of several of ours, one below the other."""
+    return Line(tuple(ours), f"{theirs}.weight", split=partial(_split_rows, rows=list(rows)), join=_join_rows)
+
+
+def _split_rows(tensor: Tensor, rows: list[int]) -> Sequence[Tensor]:
+    return tensor.split(rows)
+
+
+def _join_rows(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(tensors))
 
 
 def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
@@ -167,49 +240,46 @@ def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
         ValueError: it asks for something that `Llama` does not do, by the key and value that ask for it.
     """
     kind = entry(config, "model_type", str)
-    if kind not in _READ_BY_TYPE:
-        raise ValueError(
-            f'config.json says "model_type": "{kind}", but this model only does {", ".join(_READ_BY_TYPE)}'
-        )
-    fixed = _FIXED if kind == "llama" else {**_FIXED, "mlp_bias": False}
-    check_config(config, read=_READ | _READ_BY_TYPE[kind], fixed=fixed)
-    defaults = _DEFAULTS | _DEFAULTS_BY_TYPE[kind]
+    if kind not in _RELATIVES:
+        raise ValueError(f'config.json says "model_type": "{kind}", but this model only does {", ".join(_RELATIVES)}')
+    check_config(config, read=_READ | _RELATIVES[kind].reads, fixed=_fixed(kind))
+    defaults = {**_DEFAULTS, **_RELATIVES[kind].defaults}
     sizes = {ours: obeyed(config, theirs, defaults[theirs]) for theirs, ours in _SIZES.items() if theirs in _DEFAULTS}
-    n_kv_heads = _number(config, "num_key_value_heads", defaults.get("num_key_value_heads"))
-    # Qwen3's heads have a width of their own; Qwen2's class knows no such entry, but obeys one.
-    d_head = _number(config, "head_dim", defaults.get("head_dim"), null=kind not in ("qwen2", "qwen3"))
+    n_kv_heads = _number(config, kind, "num_key_value_heads", defaults)
+    d_head = _number(config, kind, "head_dim", defaults)
     if d_head is not None and d_head * sizes["n_heads"] == sizes["d_model"]:
         d_head = None  # said or not, a width of D / H is one config, not two
-    rope_base, rope_scaling = _rope(config, defaults["rope_theta"], sizes["context"])
-    if isinstance(rope_scaling, DynamicScaling):
-        sizes["context"] = int(rope_scaling.original_context * rope_scaling.factor)
+    width = sizes["d_model"] // max(sizes["n_heads"], 1) if d_head is None else d_head
+    turning = read_rope(config, base=defaults["rope_theta"], context=sizes["context"], d_head=width, phi=kind == "phi3")
+    if isinstance(turning.scaling, DynamicScaling):
+        sizes["context"] = int(turning.scaling.original_context * turning.scaling.factor)
     window, full_layers = _windows(config, kind, defaults, sizes["n_layers"])
+    if obeyed(config, "use_bidirectional_attention", False, null=True):
+        raise _unknown("use_bidirectional_attention", True, "false: a token reads what stands before it")
     bias = obeyed(config, "attention_bias", False)
-    experts: dict[str, Any] = {}
-    if kind == "mixtral":
-        experts = {
-            "n_experts": obeyed(config, "num_local_experts", defaults["num_local_experts"]),
-            "experts_per_token": obeyed(config, "num_experts_per_tok", defaults["num_experts_per_tok"]),
-        }
     others = {
+        "activation": _activation(config, kind, defaults["hidden_act"]),
         "norm_eps": obeyed(config, "rms_norm_eps", defaults["rms_norm_eps"]),
-        "tied": obeyed(config, "tie_word_embeddings", False),
+        "tied": obeyed(config, "tie_word_embeddings", defaults["tie_word_embeddings"]),
         "mlp_bias": obeyed(config, "mlp_bias", False),
     }
+    others |= _experts(config, kind, defaults, sizes)
     with naming(config, _named(kind)):
         return LlamaConfig(
             **sizes,
             **others,
             n_kv_heads=sizes["n_heads"] if n_kv_heads is None else n_kv_heads,
             d_head=d_head,
-            rope_base=rope_base,
-            rope_scaling=rope_scaling,
+            rope_base=turning.base,
+            rope_scaling=turning.scaling,
+            rope_width=turning.width,
+            norm_plus_one=kind == "gemma",
+            scaled_embedding=kind == "gemma",
             qkv_bias=bias or kind == "qwen2",
             output_bias=bias,
-            qk_norm=kind == "qwen3",
+            qk_norm=kind in ("qwen3", "qwen3_moe"),
             window=window,
             full_layers=full_layers,
-            **experts,
         )
 
 
@@ -220,35 +290,28 @@ def llama_config_json(config: LlamaConfig) -> dict[str, Any]:
         ValueError: no published model has this combination, so no config.json can say it.
     """
     kind = _kind(config)
-    theirs: dict[str, Any] = {"architectures": [_CLASSES[kind]], "model_type": kind}
+    theirs: dict[str, Any] = {"architectures": [_RELATIVES[kind].name], "model_type": kind}
     theirs |= {key: getattr(config, name) for key, name in _SIZES.items()}
     theirs |= {
         "head_dim": config.head_width,
-        "hidden_act": "silu",
+        "hidden_act": next(name for name, ours in ACTIVATIONS.items() if ours == config.activation),
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_base,
-        "rope_scaling": _rope_json(config.rope_scaling),
+        "rope_scaling": rope_json(config.rope_scaling),
         "tie_word_embeddings": config.tied,
     }
     if isinstance(config.rope_scaling, DynamicScaling):
         theirs["max_position_embeddings"] = config.rope_scaling.original_context
-    if kind == "llama":
-        theirs["mlp_bias"] = config.mlp_bias
-    if kind in ("llama", "qwen3"):
-        theirs["attention_bias"] = config.output_bias
-    if kind in ("mistral", "mixtral"):
-        theirs["sliding_window"] = config.window
-    if kind in ("qwen2", "qwen3"):
-        # max_window_layers: the layers below it read everything.
-        windowed = config.window is not None
-        theirs |= {"use_sliding_window": windowed, "sliding_window": config.window, "max_window_layers": 0}
-        if config.full_layers:
-            theirs["layer_types"] = [_FULL if window is None else _SLIDING for window in config.windows]
-    if kind == "mixtral":
-        theirs |= {"num_local_experts": config.n_experts, "num_experts_per_tok": config.experts_per_token}
+    theirs |= _of_its_own(config, kind)
     back = llama_config(theirs)
     differing = [name for name in vars(config) if getattr(back, name) != getattr(config, name)]
-    differing = [name for name in differing if name != "d_head" or back.head_width != config.head_width]
+    # A width that is given and one that follows are the same.
+    same_width = {"d_head": "head_width", "rope_width": "turned_width", "d_expert": "expert_width"}
+    differing = [
+        name
+        for name in differing
+        if name not in same_width or getattr(back, same_width[name]) != getattr(config, same_width[name])
+    ]
     if differing:
         wanted = ", ".join(f"{name}={getattr(config, name)}" for name in differing)
         raise ValueError(f"of the published models this is most like {kind}, but {kind} cannot have {wanted}")
@@ -267,7 +330,7 @@ def load_llama(folder: Path | str, *, dtype: torch.dtype | None = torch.float32)
     named = _named(said["model_type"])
     with torch.device("meta"), naming(said, named):
         model = Llama(config)
-    table = llama_table(config)
+    table = llama_table(config, joined=said["model_type"] == "phi3")
     # Old checkpoints hold RoPE's frequencies. Tied ones may hold the table a second time, as the head.
     spare = (".rotary_emb.inv_freq", "lm_head.weight") if config.tied else (".rotary_emb.inv_freq",)
     with naming(said, named):
@@ -286,44 +349,134 @@ def save_llama(model: Llama, folder: Path | str, *, bos_id: int | None = None, e
         ValueError: no published model has this combination. Nothing is written then.
     """
     config = llama_config_json(model.config) | {"bos_token_id": bos_id, "eos_token_id": eos_id}
-    write(folder, config, to_theirs(llama_table(model.config), model.state_dict()))
+    table = llama_table(model.config, joined=config["model_type"] == "phi3")
+    write(folder, config, to_theirs(table, model.state_dict()))
 
 
 def _kind(config: LlamaConfig) -> str:
     """The relative that a config is most like."""
+    if config.norm_plus_one or config.scaled_embedding:
+        return "gemma"
     if config.n_experts is not None:
-        return "mixtral"
+        return "qwen3_moe" if config.qk_norm else "mixtral"
     if config.qk_norm:
         return "qwen3"
     if config.qkv_bias and not config.output_bias:
         return "qwen2"
+    if config.turned_width != config.head_width:
+        return "phi3"
     return "llama" if config.window is None else "mistral"
+
+
+def _of_its_own(config: LlamaConfig, kind: str) -> dict[str, Any]:
+    """The entries of a config.json that only this relative has, or only some."""
+    said: dict[str, Any] = {}
+    if kind == "llama":
+        said["mlp_bias"] = config.mlp_bias
+    if "attention_bias" in _RELATIVES[kind].reads:
+        said["attention_bias"] = config.output_bias
+    if "sliding_window" in _RELATIVES[kind].reads:
+        said["sliding_window"] = config.window
+    if "use_sliding_window" in _RELATIVES[kind].reads:
+        # max_window_layers: the layers below it read everything.
+        said |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
+    if "layer_types" in _RELATIVES[kind].reads and config.full_layers:
+        said["layer_types"] = [_FULL if window is None else _SLIDING for window in config.windows]
+    if kind == "phi3":
+        said |= phi_rope_json(config.rope_scaling, config.turned_width, config.head_width)
+        said["pad_token_id"] = None  # its class would take 32000, which need not be a token
+    if kind == "mixtral":
+        said["num_local_experts"] = config.n_experts
+    if config.n_experts is not None:
+        said["num_experts_per_tok"] = config.experts_per_token
+    if kind == "qwen3_moe":
+        said |= {
+            "num_experts": config.n_experts,
+            "norm_topk_prob": config.rescale_experts,
+            "moe_intermediate_size": config.expert_width,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": list(config.dense_layers),
+        }
+    return said
+
+
+def _fixed(kind: str) -> dict[str, Any]:
+    """What a relative's config.json may say in one way only, since `Llama` does it in no other."""
+    fixed = _FIXED if kind == "llama" else {**_FIXED, "mlp_bias": False}
+    return {**fixed, "resid_pdrop": 0.0, "embd_pdrop": 0.0} if kind == "phi3" else fixed
 
 
 def _named(kind: str) -> list[str]:
     """The entries that decide which weights there are, and how large, and those whose numbers may be out of range."""
-    return [*_SIZES, "head_dim", "tie_word_embeddings", "rms_norm_eps", "rope_theta", *sorted(_READ_BY_TYPE[kind])]
+    own = sorted(_RELATIVES[kind].reads)
+    return [*_SIZES, "head_dim", "tie_word_embeddings", "rms_norm_eps", *ROPE_ENTRIES, *own]
 
 
-def _number(config: Mapping[str, Any], key: str, default: int | None, *, null: bool = True) -> int | None:
+def _number(config: Mapping[str, Any], kind: str, key: str, defaults: Mapping[str, Any]) -> int | None:
     """A whole number that may be left to the model; so it is if there is no default and the entry is absent."""
     if key not in config:
-        return default
-    return obeyed(config, key, 0, null=null)
+        return defaults.get(key)
+    return obeyed(config, key, 0, null=kind not in _NO_NULL.get(key, ()))
+
+
+def _activation(config: Mapping[str, Any], kind: str, default: str) -> str:
+    """Our name of the activation. Gemma's first files say "gelu" where they mean the approximation by tanh."""
+    names = {**ACTIVATIONS, "gelu": "gelu_tanh"} if kind == "gemma" else ACTIVATIONS
+    ours = names.get(obeyed(config, "hidden_act", default))
+    for key in ("hidden_act", "hidden_activation"):  # the second is what corrected files say besides
+        said = config.get(key)
+        if said is not None and (not isinstance(said, str) or names.get(said) != ours or ours is None):
+            raise _unknown(key, said, f"one of {', '.join(names)}, and not two")
+    return str(ours)
+
+
+def _experts(
+    config: Mapping[str, Any], kind: str, defaults: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """What is said about experts, as arguments of ours."""
+    if kind not in ("mixtral", "qwen3_moe"):
+        return {}
+    per_token = obeyed(config, "num_experts_per_tok", defaults["num_experts_per_tok"])
+    if kind == "mixtral":
+        n_experts = obeyed(config, "num_local_experts", defaults["num_local_experts"])
+        return {"n_experts": n_experts, "experts_per_token": per_token}
+    several = {obeyed(config, key, 0) for key in _N_EXPERTS if key in config} or {defaults["num_experts"]}
+    if len(several) > 1:
+        raise _unknown("num_experts", config["num_experts"], f'what "num_local_experts" says, {several}')
+    d_expert = obeyed(config, "moe_intermediate_size", defaults["moe_intermediate_size"])
+    return {
+        "n_experts": several.pop(),
+        "experts_per_token": per_token,
+        "d_expert": None if d_expert == sizes["d_ff"] else d_expert,
+        "rescale_experts": obeyed(config, "norm_topk_prob", False),
+        "dense_layers": _dense_layers(config, sizes["n_layers"]),
+    }
+
+
+def _dense_layers(config: Mapping[str, Any], n_layers: int) -> tuple[int, ...]:
+    """The layers without experts: those that are named, and all but every so-and-so-manieth."""
+    step, named = obeyed(config, "decoder_sparse_step", 1), config.get("mlp_only_layers")
+    named = [] if named is None else named
+    if step < 1:
+        raise _unknown("decoder_sparse_step", step, "every first, second, ... layer")
+    if not isinstance(named, list) or any(type(layer) is not int for layer in named):
+        raise _unknown("mlp_only_layers", named, "a list of numbers of layers")
+    return tuple(i for i in range(n_layers) if i in named or (i + 1) % step)
 
 
 def _windows(
     config: Mapping[str, Any], kind: str, defaults: Mapping[str, Any], n_layers: int
 ) -> tuple[int | None, tuple[int, ...]]:
     """How far back the layers look, and the numbers of those that look back to the beginning all the same."""
-    if kind == "llama":
+    reads = _RELATIVES[kind].reads
+    if "sliding_window" not in reads:
         return None, ()
-    window = _number(config, "sliding_window", defaults["sliding_window"])
-    if kind in ("mistral", "mixtral"):
-        return window, ()
-    first = obeyed(config, "max_window_layers", defaults["max_window_layers"])
-    if not obeyed(config, "use_sliding_window", False):
+    window = _number(config, kind, "sliding_window", defaults)
+    if "use_sliding_window" in reads and not obeyed(config, "use_sliding_window", False):
         window = None
+    if "layer_types" not in reads:
+        return window, ()
+    first = obeyed(config, "max_window_layers", 28)
     layers = config.get("layer_types")
     if layers is None:
         layers = [_FULL if window is None or i < first else _SLIDING for i in range(n_layers)]
@@ -334,104 +487,6 @@ def _windows(
     if _SLIDING not in layers:
         return None, ()
     return window, tuple(i for i, layer in enumerate(layers) if layer == _FULL)
-
-
-def _rope(
-    config: Mapping[str, Any], default_base: float, context: int
-) -> tuple[float, RopeScaling | LengthScaling | None]:
-    """Base and scaling, as transformers finds them.
-
-    `rope_scaling`, if it says anything, stands before `rope_parameters`, the one of before 2025 before the one since;
-    a `rope_theta` within stands before the one beside it.
-    """
-    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
-    for part in ("rope_scaling", "rope_parameters"):
-        if not isinstance(config.get(part, {}), dict | None):
-            raise _unknown(part, config[part], "an object, or null")
-    rope = dict(config.get(key) or {})
-    base = obeyed(rope if "rope_theta" in rope else config, "rope_theta", default_base)
-    name = rope.get("rope_type", rope.get("type", "default"))
-    if not isinstance(name, str) or name not in _ROPE_KEYS:
-        raise _unknown(key, config[key], f"the rope_type {', '.join(_ROPE_KEYS)}")
-    unknown = set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[name]}
-    if any(rope[entry] is not None for entry in unknown):
-        raise _unknown(key, config[key], f"the rope_type {name} without {', '.join(sorted(unknown))}")
-    beside = config.get("partial_rotary_factor")
-    for factor in (1.0 if beside is None else beside, rope.get("partial_rotary_factor", 1.0)):
-        if type(factor) not in (int, float) or factor != 1:
-            raise _unknown("partial_rotary_factor", factor, "1: all columns of a head turn")
-    with naming(config, ["max_position_embeddings", *(entry for entry in _ROPE if entry in config)]):
-        return base, _scaling(name, rope, config, context)
-
-
-def _scaling(
-    name: str, rope: Mapping[str, Any], config: Mapping[str, Any], context: int
-) -> RopeScaling | LengthScaling | None:
-    if name == "default":
-        return None
-    if name == "linear":
-        return LinearScaling(entry(rope, "factor", float))
-    if name == "dynamic":
-        return DynamicScaling(entry(rope, "factor", float), context)
-    # The entry beside it stands first here, as that of Phi-3 does.
-    said = config if "original_max_position_embeddings" in config else rope
-    original = obeyed(said, "original_max_position_embeddings", context)
-    attention_factor = obeyed(rope, "attention_factor", 1.0, null=True) if "attention_factor" in rope else None
-    if name == "llama3":
-        low, high = entry(rope, "low_freq_factor", float), entry(rope, "high_freq_factor", float)
-        return Llama3Scaling(entry(rope, "factor", float), low, high, original)
-    if name == "yarn":
-        if rope.get("truncate", True) is not True:
-            raise _unknown("truncate", rope["truncate"], "true")
-        fast, slow = entry(rope, "beta_fast", float, 32.0), entry(rope, "beta_slow", float, 1.0)
-        return YarnScaling(entry(rope, "factor", float), original, fast, slow, attention_factor)
-    factor = entry(rope, "factor", float, context / original if original > 0 else 1.0)
-    if attention_factor is None:
-        attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
-    return LongScaling(_numbers(rope, "short_factor"), _numbers(rope, "long_factor"), original, attention_factor)
-
-
-def _numbers(rope: Mapping[str, Any], key: str) -> tuple[float, ...]:
-    numbers = rope.get(key)
-    if not isinstance(numbers, list) or not all(type(number) in (int, float) for number in numbers):
-        raise _unknown(key, numbers, "a list of numbers")
-    return tuple(float(number) for number in numbers)
-
-
-def _rope_json(scaling: RopeScaling | LengthScaling | None) -> dict[str, Any] | None:
-    match scaling:
-        case None:
-            return None
-        case LinearScaling(factor):
-            return {"rope_type": "linear", "factor": factor}
-        case DynamicScaling(factor, _):
-            return {"rope_type": "dynamic", "factor": factor}
-        case LongScaling(short, long, context, attention_factor):
-            return {
-                "rope_type": "longrope",
-                "short_factor": list(short),
-                "long_factor": list(long),
-                "original_max_position_embeddings": context,
-                "attention_factor": attention_factor,
-            }
-        case Llama3Scaling(factor, low, high, context):
-            return {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": context,
-            }
-        case YarnScaling(factor, context, fast, slow, attention_factor):
-            rope = {
-                "rope_type": "yarn",
-                "factor": factor,
-                "original_max_position_embeddings": context,
-                "beta_fast": fast,
-                "beta_slow": slow,
-            }
-            return rope if attention_factor is None else rope | {"attention_factor": attention_factor}
-    raise ValueError(f"no config.json can say {scaling}: only the scalings of llm_core.layers.positions")
 
 
 def _unknown(key: str, value: object, does: str) -> ValueError:

@@ -19,6 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+# The activations by the names that a config.json has for them, and ours (`layers.feedforward.ACTIVATIONS`).
+ACTIVATIONS = {
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+
 
 @runtime_checkable
 class HasTables(Protocol):

@@ -39,6 +39,9 @@ DECODER |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_em
 QWEN = DECODER | {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 8.0, "beta_slow": 2.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+PART = {"rope_type": "default", "partial_rotary_factor": 0.5}
+EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "decoder_sparse_step": 2}
+EXPERTS |= {"use_sliding_window": True, "sliding_window": 9, "norm_topk_prob": True}
 LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 5.0], "factor": 2.0}
 
 
@@ -84,6 +87,15 @@ FAMILIES = {
     "mixtral": llama("Mixtral", DECODER | {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 4}),
     "qwen2": llama("Qwen2", QWEN),
     "qwen3": llama("Qwen3", QWEN | {"head_dim": 6}),
+    "gemma": llama("Gemma", DECODER | {"head_dim": 6, "num_key_value_heads": 1}),
+    "qwen3_moe": llama("Qwen3Moe", DECODER | EXPERTS | {"head_dim": 6, "num_hidden_layers": 3}),
+    "phi3": llama("Phi3", DECODER | {"pad_token_id": 0, "sliding_window": 9}, PART),
+    "phi3, longrope": llama(
+        "Phi3",
+        DECODER | {"pad_token_id": 0, "original_max_position_embeddings": 16},
+        PART | LONG | {"short_factor": [1.5], "long_factor": [5.0]},
+        VARIED | {"partial_rotary_factor", "original_max_position_embeddings"},
+    ),
     "gpt2": Family(
         "GPT2LMHeadModel",
         {"vocab_size": 41, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 4},
@@ -193,7 +205,7 @@ def draw(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(COMPUTED):
             continue
-        norm = "norm" in name.lower() or ".ln_" in name
+        norm = ("norm" in name.lower() or ".ln_" in name) and model.config.model_type != "gemma"  # it adds one itself
         torch.nn.init.normal_(parameter, mean=float(norm and name.endswith("weight")), std=0.35)
 
 

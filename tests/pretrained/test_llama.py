@@ -12,18 +12,21 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import GemmaConfig as TheirGemma
 from transformers import LlamaConfig as TheirLlama
 from transformers import MistralConfig as TheirMistral
 from transformers import MixtralConfig as TheirMixtral
+from transformers import Phi3Config as TheirPhi3
 from transformers import Qwen2Config as TheirQwen2
 from transformers import Qwen3Config as TheirQwen3
+from transformers import Qwen3MoeConfig as TheirQwen3Moe
 
 from llm_core.generation.generate import generate
 from llm_core.layers.positions import DynamicScaling, LinearScaling, Llama3Scaling, YarnScaling, rotate_neighbours
 from llm_core.models.llama import LLAMA_SIZES, Llama, LlamaConfig
 from llm_core.pretrained.files import read_weights
 from llm_core.pretrained.llama import llama_config, llama_config_json, llama_table, load_llama, save_llama
-from llm_core.pretrained.names import to_ours, to_theirs
+from llm_core.pretrained.names import Line, to_ours, to_theirs
 
 SIZES = {
     "vocab_size": 41,
@@ -44,6 +47,10 @@ TURNS = ["sliding_attention", "full_attention", "sliding_attention"]
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 3.0], "long_factor": [1.5, 4.0, 9.0]}
 LONGROPE |= {"original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+HALF = {"rope_type": "default", "partial_rotary_factor": 0.67}  # of 6 columns: 4
+PHI_LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [1.5, 9.0], "factor": 2.0}
+PHI_LONG |= {"partial_rotary_factor": 0.67}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 THEIRS = {
     "llama": lambda: TheirLlama(**SIZES),
     "llama, tied": lambda: TheirLlama(**SIZES, tie_word_embeddings=True, rms_norm_eps=1e-3),
@@ -71,6 +78,20 @@ THEIRS = {
         **(SIZES | {"max_position_embeddings": 8}),
         rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0},
     ),
+    "llama, gelu": lambda: TheirLlama(**SIZES, hidden_act="gelu"),
+    "gemma": lambda: TheirGemma(**(SIZES | {"num_key_value_heads": 1}), head_dim=10),
+    "gemma, untied, biases": lambda: TheirGemma(
+        **SIZES, head_dim=6, tie_word_embeddings=False, attention_bias=True, hidden_act="relu"
+    ),
+    "phi3, part of a head": lambda: TheirPhi3(**SIZES, sliding_window=9, rope_parameters={**HALF, "rope_theta": 100.0}),
+    "phi3, longrope": lambda: TheirPhi3(
+        **SIZES, tie_word_embeddings=True, rope_parameters={**PHI_LONG, "rope_theta": 100.0}
+    ),
+    "qwen3 moe": lambda: TheirQwen3Moe(**SIZES, **EXPERTS, head_dim=10, norm_topk_prob=True),
+    "qwen3 moe, some layers": lambda: TheirQwen3Moe(
+        **SIZES, **EXPERTS, decoder_sparse_step=2, tie_word_embeddings=True, use_sliding_window=True, sliding_window=5
+    ),
+    "qwen3 moe, named layers": lambda: TheirQwen3Moe(**SIZES, **EXPERTS, mlp_only_layers=[2, 0], attention_bias=True),
     "qwen3": lambda: TheirQwen3(**SIZES, head_dim=10),
     "qwen3, biases": lambda: TheirQwen3(**SIZES, head_dim=6, attention_bias=True),
 }
@@ -85,7 +106,8 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         torch.manual_seed(0)
         theirs = AutoModelForCausalLM.from_config(config())
         for parameter_name, parameter in theirs.named_parameters():  # sharp attention; no bias of 0, no norm of 1
-            torch.nn.init.normal_(parameter, mean=float("norm" in parameter_name), std=0.2)
+            one = "norm" in parameter_name and "gemma" not in name  # whose norms add one themselves
+            torch.nn.init.normal_(parameter, mean=float(one), std=0.2)
         found[name] = tmp_path_factory.mktemp("theirs")
         theirs.save_pretrained(found[name])
     return found
@@ -93,6 +115,10 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 def theirs_of(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def table_of(name: str, model: Llama) -> list[Line]:
+    return llama_table(model.config, joined=name.startswith("phi3"))
 
 
 def draw_ids(batch: int, T: int, seed: int = 0) -> Tensor:
@@ -118,7 +144,7 @@ def test_gradients_of_all_weights_equal_transformers(name, folders, tmp_path):
     for parameter in theirs.parameters():
         parameter.data = parameter.grad
     theirs.save_pretrained(tmp_path)
-    expected = to_ours(llama_table(ours.config), read_weights(tmp_path))
+    expected = to_ours(table_of(name, ours), read_weights(tmp_path))
     assert expected.keys() == {name for name, _ in ours.named_parameters()}
     for parameter_name, parameter in ours.named_parameters():
         scale = expected[parameter_name].abs().max().item()
@@ -139,7 +165,7 @@ def test_greedy_generation_is_that_of_transformers(name, folders):
 def test_theirs_to_ours_to_theirs_is_the_identity(name, folders, tmp_path):
     ours = load_llama(folders[name])
     weights = load_file(folders[name] / "model.safetensors")
-    back = to_theirs(llama_table(ours.config), ours.state_dict())
+    back = to_theirs(table_of(name, ours), ours.state_dict())
     save_llama(ours, tmp_path, eos_id=3)
     written = load_file(tmp_path / "model.safetensors")
     assert weights.keys() == back.keys() == written.keys()
@@ -265,7 +291,7 @@ def test_entries_become_ours(entries, expected):
     assert llama_config(json_of(**entries)) == dataclasses.replace(LLAMA_SIZES["smollm2-135m"], **expected)
 
 
-@pytest.mark.parametrize("kind", ["llama", "mistral", "mixtral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "gemma"])
 def test_what_is_not_said_is_what_transformers_takes(kind):
     said = {
         key: value for key, value in AutoConfig.for_model(kind).to_dict().items() if key in llama_config_json_keys()
@@ -276,7 +302,8 @@ def test_what_is_not_said_is_what_transformers_takes(kind):
 def llama_config_json_keys() -> set[str]:
     """The entries of a config.json that say something about a Llama or one of its relatives."""
     of_all = {"rope_parameters", "sliding_window", "use_sliding_window", "max_window_layers", "mlp_bias"}
-    of_all |= {"num_local_experts", "num_experts_per_tok", "attention_bias"}
+    of_all |= {"num_local_experts", "num_experts_per_tok", "attention_bias", "norm_topk_prob", "moe_intermediate_size"}
+    of_all |= {"decoder_sparse_step", "mlp_only_layers", "num_experts", "original_max_position_embeddings"}
     return of_all | set(llama_config_json(LLAMA_SIZES["llama-3-8b"]))
 
 
@@ -305,9 +332,10 @@ def test_windows_are_those_of_all_layers_or_of_some():
 
 
 REFUSED = [
-    (json_of(model_type="gemma"), '"model_type": "gemma".*llama, mistral'),
+    (json_of(model_type="gemma2"), '"model_type": "gemma2".*llama, mistral'),
     (json_of(model_type=...), 'no "model_type"'),
-    (json_of(hidden_act="gelu"), '"hidden_act": "gelu".*only does "silu"'),
+    (json_of(hidden_act="gelu_fast"), '"hidden_act": gelu_fast.*only does one of relu, silu'),
+    (json_of(hidden_act=None), '"hidden_act": null'),
     (qwen(mlp_bias=True), '"mlp_bias": true.*only does false'),
     (json_of(rope_interleaved=True), '"rope_interleaved": true'),
     (json_of(attention_dropout=0.1), '"attention_dropout": 0.1'),

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from llm_core.generation.beam_search import beam_search
 from llm_core.generation.generate import generate
-from llm_core.models.encoder_decoder import ACTIVATIONS, EncoderDecoder, EncoderDecoderConfig
+from llm_core.layers.feedforward import ACTIVATIONS
+from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from llm_core.pretrained.marian import load_marian, marian_config, marian_table, save_marian
 from llm_core.pretrained.names import to_ours, to_theirs
 
