@@ -20,7 +20,7 @@ from llm_core.layers.attention import MultiHeadAttention
 from llm_core.layers.blocks import PreNormBlock
 from llm_core.layers.cache import Cache, StaticCache, check_context
 from llm_core.layers.embedding import TokenEmbedding
-from llm_core.layers.feedforward import FeedForward, fused_gelu_tanh
+from llm_core.layers.feedforward import ACTIVATIONS, FeedForward
 from llm_core.layers.masks import causal
 from llm_core.layers.norms import LayerNorm
 from llm_core.layers.positions import LearnedPositions
@@ -28,10 +28,13 @@ from llm_core.layers.positions import LearnedPositions
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The sizes of a GPT: V, the longest T, L, H, D. The feed-forward layers are 4 D wide.
+    """The sizes of a GPT: V, the longest T, L, H, D. The feed-forward layers are 4 D wide unless `d_ff` is given.
+
+    `activation` is a name of `feedforward.ACTIVATIONS`; GPT-2's is GELU, approximated by tanh.
 
     Raises:
-        ValueError: a size is below 1, n_heads does not divide d_model, or dropout is outside 0 ... 1.
+        ValueError: a size is below 1, n_heads does not divide d_model, dropout is outside 0 ... 1, or the activation is
+            none of the known.
     """
 
     vocab_size: int
@@ -40,13 +43,22 @@ class GPTConfig:
     n_heads: int
     d_model: int
     dropout: float = 0.0
+    d_ff: int | None = None
+    activation: str = "gelu_tanh"
 
     def __post_init__(self) -> None:
         check_sizes(vocab_size=self.vocab_size, context=self.context, n_layers=self.n_layers, n_heads=self.n_heads)
-        check_sizes(d_model=self.d_model)
+        check_sizes(d_model=self.d_model, d_ff=self.d_ff)
         if self.d_model % self.n_heads:
             raise ValueError(f"n_heads must divide d_model: got d_model={self.d_model}, n_heads={self.n_heads}")
         check_shares(dropout=self.dropout)
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: got {self.activation}")
+
+    @property
+    def feed_forward_width(self) -> int:
+        """F: `d_ff`, or 4 D."""
+        return 4 * self.d_model if self.d_ff is None else self.d_ff
 
 
 # The four published sizes. A test holds their parameter counts to those of the published checkpoints (124M, 355M,
@@ -72,7 +84,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(
             PreNormBlock(
                 attention=MultiHeadAttention(D, config.n_heads, dropout=config.dropout),
-                feed_forward=FeedForward(D, 4 * D, activation=fused_gelu_tanh),
+                feed_forward=FeedForward(D, config.feed_forward_width, activation=ACTIVATIONS[config.activation]),
                 norms=(LayerNorm(D), LayerNorm(D)),
                 dropout=config.dropout,
             )

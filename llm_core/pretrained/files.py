@@ -71,6 +71,25 @@ def pad_id(folder: Path | str) -> int | None:
     return _one_id(folder, "pad_token_id")
 
 
+def forbidden_ids(folder: Path | str) -> tuple[tuple[int, ...], ...]:
+    """Tokens and sequences that must not be written (`bad_words_ids`), for `Forbid` of `generation.adjust`.
+
+    Read as in `end_ids`, and what ends a text is left out, as transformers does. There may be none.
+
+    Raises:
+        ValueError: see `end_ids`; or the entry is no list of lists of ids.
+    """
+    rows = _said_id(folder, "bad_words_ids")
+    rows = [] if rows is None else rows
+    if not isinstance(rows, list) or not all(isinstance(row, list) and row for row in rows):
+        raise ValueError(f'the config says "bad_words_ids": {json.dumps(rows)}, which is no list of lists of ids')
+    for row in rows:
+        for one in row:
+            _check_id("bad_words_ids", one)
+    ends = [[one] for one in end_ids(folder)]
+    return tuple(tuple(row) for row in rows if row not in ends)
+
+
 def check_config(config: Mapping[str, Any], *, read: Collection[str], fixed: Mapping[str, Any]) -> None:
     """Refuse a config that asks for something that the model does not do. Silence would give wrong logits.
 

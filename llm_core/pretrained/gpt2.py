@@ -19,7 +19,18 @@ from torch import Tensor
 
 from llm_core.models.gpt import GPT, GPTConfig
 from llm_core.pretrained.files import check_config, entry, naming, obeyed, read_config, read_shapes, read_weights, write
-from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs, transposed
+from llm_core.pretrained.names import (
+    ACTIVATIONS,
+    Line,
+    activation_name,
+    check_shapes,
+    check_tied,
+    load,
+    same,
+    to_ours,
+    to_theirs,
+    transposed,
+)
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -34,7 +45,6 @@ _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 # What GPT does in one way only.
 _FIXED = {
     "model_type": "gpt2",
-    "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
@@ -88,20 +98,23 @@ def gpt2_config(config: Mapping[str, Any]) -> GPTConfig:
     Raises:
         ValueError: it asks for something that `GPT` does not do, by the key and value that ask for it.
     """
-    read = {*_SIZES, *_DROPOUTS, *_OF_NO_EFFECT, "n_inner"}
+    read = {*_SIZES, *_DROPOUTS, *_OF_NO_EFFECT, "n_inner", "activation_function"}
     check_config(config, read=read, fixed=_FIXED)
     entry(config, "model_type", str)
     sizes = {ours: obeyed(config, theirs, _DEFAULTS[theirs]) for theirs, ours in _SIZES.items()}
     d_ff = obeyed(config, "n_inner", 4 * sizes["d_model"], null=True)
-    if d_ff not in (None, 4 * sizes["d_model"]):
+    if d_ff == 4 * sizes["d_model"]:
+        d_ff = None  # said or not, a width of 4 D is one config, not two
+    activation = obeyed(config, "activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
         raise ValueError(
-            f'config.json says "n_inner": {d_ff}, but this model only does 4 * n_embd = {4 * sizes["d_model"]}'
+            f'config.json says "activation_function": "{activation}", but this model only does {", ".join(ACTIVATIONS)}'
         )
     dropouts = [obeyed(config, key, 0.1) for key in _DROPOUTS]  # 0.1 is what transformers takes for nothing said
     if len(set(dropouts)) > 1:
         raise ValueError(f"config.json has several dropouts, {_DROPOUTS}, but this model has one: got {dropouts}")
-    with naming(config, [*_SIZES, *_DROPOUTS]):
-        return GPTConfig(**sizes, dropout=dropouts[0])
+    with naming(config, [*_SIZES, *_DROPOUTS, "n_inner"]):
+        return GPTConfig(**sizes, dropout=dropouts[0], d_ff=d_ff, activation=ACTIVATIONS[activation])
 
 
 def load_gpt2(folder: Path | str, *, dtype: torch.dtype | None = torch.float32) -> GPT:
@@ -117,7 +130,7 @@ def load_gpt2(folder: Path | str, *, dtype: torch.dtype | None = torch.float32) 
         model = GPT(config)
     shapes = read_shapes(folder)
     table = gpt2_table(config, "transformer." if "transformer.wte.weight" in shapes else "")
-    with naming(said, _SIZES):
+    with naming(said, [*_SIZES, "n_inner"]):
         check_shapes(table, model, shapes, may_be_left=(*_MASKS, "lm_head.weight"))
     weights = read_weights(folder)
     check_tied(weights, table[0].theirs, "lm_head.weight")
@@ -129,6 +142,7 @@ def save_gpt2(model: GPT, folder: Path | str) -> None:
     """Write a checkpoint that transformers reads as a GPT2LMHeadModel."""
     config = {theirs: getattr(model.config, ours) for theirs, ours in _SIZES.items()}
     config |= dict.fromkeys(_DROPOUTS, model.config.dropout)
+    config |= {"n_inner": model.config.d_ff, "activation_function": activation_name(model.config.activation)}
     config |= {**_FIXED, "architectures": ["GPT2LMHeadModel"], "bos_token_id": None, "eos_token_id": None}
     write(folder, config, to_theirs(gpt2_table(model.config), model.state_dict()))
 

@@ -24,7 +24,17 @@ from torch import Tensor
 from llm_core.layers.positions import DynamicScaling
 from llm_core.models.llama import Llama, LlamaConfig
 from llm_core.pretrained.files import check_config, entry, naming, obeyed, read_config, read_shapes, read_weights, write
-from llm_core.pretrained.names import ACTIVATIONS, Line, check_shapes, check_tied, load, same, to_ours, to_theirs
+from llm_core.pretrained.names import (
+    ACTIVATIONS,
+    Line,
+    activation_name,
+    check_shapes,
+    check_tied,
+    load,
+    same,
+    to_ours,
+    to_theirs,
+)
 from llm_core.pretrained.rope import ROPE_ENTRIES, phi_rope_json, read_rope, rope_json
 
 _SIZES = {
@@ -294,7 +304,7 @@ def llama_config_json(config: LlamaConfig) -> dict[str, Any]:
     theirs |= {key: getattr(config, name) for key, name in _SIZES.items()}
     theirs |= {
         "head_dim": config.head_width,
-        "hidden_act": next(name for name, ours in ACTIVATIONS.items() if ours == config.activation),
+        "hidden_act": activation_name(config.activation),
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_base,
         "rope_scaling": rope_json(config.rope_scaling),

@@ -12,7 +12,9 @@ that touches the stream, changes nothing of what comes out. The name table does 
 column i, our column 2i + 1 their column D/2 + i.
 
 Decoding begins with the id that config.json calls `decoder_start_token_id` (the padding token, in all that were
-published) and ends with `eos_token_id`.
+published) and ends with `eos_token_id`. In between, padding must not come: the files forbid it, as `bad_words_ids`.
+
+    beam_search(model.given(source), begin, 64, n_beams=4, adjust=Forbid(forbidden_ids(folder)), stop_id=...)
 
 Source: Junczys-Dowmunt et al. 2018 (Marian); Vaswani et al. 2017.
 """
@@ -28,7 +30,17 @@ from torch import Tensor
 
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from llm_core.pretrained.files import check_config, entry, naming, obeyed, read_config, read_shapes, read_weights, write
-from llm_core.pretrained.names import Line, check_shapes, check_tied, load, same, to_ours, to_theirs
+from llm_core.pretrained.names import (
+    ACTIVATIONS,
+    Line,
+    activation_name,
+    check_shapes,
+    check_tied,
+    load,
+    same,
+    to_ours,
+    to_theirs,
+)
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -60,13 +72,11 @@ _TWICE = {
     "num_hidden_layers": "encoder_layers",
     "decoder_vocab_size": "vocab_size",
 }
-_ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu"}  # theirs: ours
 # What EncoderDecoder does in one way only.
 _FIXED = {
     "model_type": "marian",
     "is_encoder_decoder": True,
     "is_decoder": False,
-    "scale_embedding": True,
     "share_encoder_decoder_embeddings": True,
     "tie_word_embeddings": True,
     "static_position_embeddings": True,
@@ -82,7 +92,7 @@ _OF_NO_EFFECT = {
     "activation_dropout",
     "add_bias_logits",
     "attention_dropout",
-    "bad_words_ids",
+    "bad_words_ids",  # see `files.forbidden_ids`
     "classif_dropout",
     "classifier_dropout",
     "decoder_layerdrop",
@@ -131,13 +141,9 @@ def marian_config(config: Mapping[str, Any]) -> EncoderDecoderConfig:
     Raises:
         ValueError: it asks for something that `EncoderDecoder` does not do, by the key and value that ask for it.
     """
-    read = {*_SIZES, *_TWICE, *_OF_NO_EFFECT, "activation_function", "dropout"}
+    read = {*_SIZES, *_TWICE, *_OF_NO_EFFECT, "activation_function", "dropout", "scale_embedding"}
     check_config(config, read=read, fixed=_FIXED)
     entry(config, "model_type", str)
-    if "scale_embedding" not in config:
-        raise ValueError(
-            'config.json has no "scale_embedding", for which transformers takes false, but this model only does true'
-        )
     sizes = {ours: obeyed(config, theirs, _DEFAULTS[theirs]) for theirs, ours in _SIZES.items()}
     for second, first in _TWICE.items():
         size = sizes[_SIZES[first]]
@@ -148,16 +154,16 @@ def marian_config(config: Mapping[str, Any]) -> EncoderDecoderConfig:
                 "model has one size for both"
             )
     activation = obeyed(config, "activation_function", "gelu")
-    if activation not in _ACTIVATIONS:
+    if activation not in ACTIVATIONS:
         raise ValueError(
-            f'config.json says "activation_function": "{activation}", but this model only does '
-            f"{', '.join(_ACTIVATIONS)}"
+            f'config.json says "activation_function": "{activation}", but this model only does {", ".join(ACTIVATIONS)}'
         )
     with naming(config, [*_SIZES, "dropout"]):
         return EncoderDecoderConfig(
             **sizes,
             dropout=obeyed(config, "dropout", 0.1),
-            activation=_ACTIVATIONS[activation],
+            activation=ACTIVATIONS[activation],
+            scaled_embedding=obeyed(config, "scale_embedding", False),
             attention_bias=True,
             logit_bias=True,
         )
@@ -203,7 +209,8 @@ def save_marian(model: EncoderDecoder, folder: Path | str, *, eos_id: int) -> No
     said |= {
         **_FIXED,
         "architectures": ["MarianMTModel"],
-        "activation_function": config.activation,
+        "activation_function": activation_name(config.activation),
+        "scale_embedding": config.scaled_embedding,
         "dropout": config.dropout,
         "decoder_start_token_id": config.pad_id,
         "eos_token_id": eos_id,

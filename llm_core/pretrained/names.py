@@ -25,8 +25,8 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
 }
 
 
@@ -56,6 +56,11 @@ def same(ours: str, theirs: str) -> Line:
 def transposed(ours: str, theirs: str) -> Line:
     """A matrix that they store (in, out) and we (out, in)."""
     return Line((ours,), theirs, split=lambda tensor: [tensor.T], join=lambda tensors: tensors[0].T)
+
+
+def activation_name(ours: str) -> str:
+    """The first name that a config.json has for an activation of ours."""
+    return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)
 
 
 def to_ours(table: Iterable[Line], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -98,7 +98,7 @@ FAMILIES = {
     ),
     "gpt2": Family(
         "GPT2LMHeadModel",
-        {"vocab_size": 41, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 4},
+        {"vocab_size": 41, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_inner": 24},
         None,
         load_gpt2,
     ),

@@ -13,6 +13,7 @@ from llm_core.pretrained.files import (
     check_config,
     end_ids,
     entry,
+    forbidden_ids,
     naming,
     obeyed,
     pad_id,
@@ -219,3 +220,21 @@ def test_what_is_no_id_is_refused(bad, tmp_path):
     for read, key in ((end_ids, "eos_token_id"), (begin_id, "bos_token_id")):
         with pytest.raises(ValueError, match=f'"{key}": .*which is no id'):
             read(tmp_path)
+
+
+def test_what_must_not_be_written_is_read_without_what_ends_a_text(tmp_path):
+    write(tmp_path, {"bad_words_ids": [[4], [1, 2]], "eos_token_id": [1, 7]}, TENSORS)
+    assert forbidden_ids(tmp_path) == ((4,), (1, 2))
+    (tmp_path / "generation_config.json").write_text('{"bad_words_ids": [[7], [7, 7], [1], [3]]}')
+    assert forbidden_ids(tmp_path) == ((7, 7), (3,))
+    (tmp_path / "generation_config.json").write_text('{"bad_words_ids": null, "eos_token_id": 4}')
+    assert forbidden_ids(tmp_path) == ((1, 2),)
+    write(tmp_path, {}, TENSORS)
+    assert forbidden_ids(tmp_path) == ()
+
+
+@pytest.mark.parametrize("bad", [3, [3], "3", [[]], [[True]], [[-1]], [[1.0]], [["3"]], {"3": 1}, [[None]]])
+def test_what_is_no_list_of_lists_of_ids_is_refused(bad, tmp_path):
+    write(tmp_path, {"bad_words_ids": bad}, TENSORS)
+    with pytest.raises(ValueError, match=r'"bad_words_ids": .*which is no'):
+        forbidden_ids(tmp_path)

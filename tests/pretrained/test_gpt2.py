@@ -144,7 +144,7 @@ def test_the_published_config_is_read():
         (json_of(model_type=...), 'no "model_type"'),
         (json_of(activation_function="relu"), '"activation_function": "relu".*"gelu_new"'),
         (json_of(layer_norm_epsilon=1e-6), '"layer_norm_epsilon": 1e-06'),
-        (json_of(n_inner=100), '"n_inner": 100, but this model only does 4 . n_embd = 3072'),
+        (json_of(n_inner=0), 'd_ff.*"n_inner": 0'),
         (json_of(scale_attn_weights=False), '"scale_attn_weights": false'),
         (json_of(scale_attn_by_inverse_layer_idx=True), '"scale_attn_by_inverse_layer_idx": true'),
         (json_of(add_cross_attention=True), '"add_cross_attention": true'),
@@ -190,3 +190,24 @@ def test_a_head_that_is_stored_must_be_the_table(folder, tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"lm_head.weight and transformer.wte.weight are one table"):
         load_gpt2(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"d_ff": 10}, {"activation": "relu"}, {"activation": "gelu"}, {"d_ff": 96}])
+def test_other_widths_and_activations_are_those_of_transformers(change, tmp_path):
+    torch.manual_seed(0)
+    ours = GPT(GPTConfig(37, 24, 2, 4, 24, **change)).eval()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_gpt2(ours, tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    ids = draw_ids(2, 20)
+    torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-5)
+    again = load_gpt2(tmp_path)
+    assert again.config == (dataclasses.replace(ours.config, d_ff=None) if ours.config.d_ff == 96 else ours.config)
+    assert torch.equal(again(ids), ours(ids))
+
+
+@pytest.mark.parametrize(("change", "message"), [({"d_ff": 0}, "d_ff"), ({"activation": "swish"}, "activation")])
+def test_settings_that_there_are_not_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        GPTConfig(37, 24, 2, 4, 24, **change)

@@ -22,7 +22,14 @@ from transformers import Qwen3Config as TheirQwen3
 from transformers import Qwen3MoeConfig as TheirQwen3Moe
 
 from llm_core.generation.generate import generate
-from llm_core.layers.positions import DynamicScaling, LinearScaling, Llama3Scaling, YarnScaling, rotate_neighbours
+from llm_core.layers.positions import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongScaling,
+    YarnScaling,
+    rotate_neighbours,
+)
 from llm_core.models.llama import LLAMA_SIZES, Llama, LlamaConfig
 from llm_core.pretrained.files import read_weights
 from llm_core.pretrained.llama import llama_config, llama_config_json, llama_table, load_llama, save_llama
@@ -248,6 +255,127 @@ QWEN_JSON = """{
   "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers_version": "4.40.1",
   "use_cache": true, "use_mrope": false, "use_sliding_window": false, "vocab_size": 151936
 }"""
+
+
+# huggingface.co/google/gemma-2b, from public copies: "gelu" stands for the approximation there.
+GEMMA_JSON = """{
+  "architectures": ["GemmaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 2,
+  "eos_token_id": 1, "head_dim": 256, "hidden_act": "gelu", "hidden_size": 2048, "initializer_range": 0.02,
+  "intermediate_size": 16384, "max_position_embeddings": 8192, "model_type": "gemma", "num_attention_heads": 8,
+  "num_hidden_layers": 18, "num_key_value_heads": 1, "pad_token_id": 0, "rms_norm_eps": 1e-06, "rope_scaling": null,
+  "rope_theta": 10000.0, "torch_dtype": "bfloat16", "transformers_version": "4.38.0.dev0", "use_cache": true,
+  "vocab_size": 256000
+}"""
+
+
+def test_gemmas_config_file_is_read_and_its_model_has_as_many_parameters():
+    config = llama_config(json.loads(GEMMA_JSON))
+    with torch.device("meta"):
+        assert Llama(config).n_parameters() == 2_506_172_416
+    assert (config.activation, config.head_width, config.n_kv_heads, config.tied) == ("gelu_tanh", 256, 1, True)
+    assert llama_config(llama_config_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"hidden_activation": "relu"}, '"hidden_activation": relu'),
+        ({"hidden_activation": 3}, '"hidden_activation": 3'),
+        ({"hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh"}, '"hidden_activation": gelu_pytorch_tanh'),
+        ({"use_bidirectional_attention": True}, '"use_bidirectional_attention": True'),
+        ({"use_bidirectional_attention": "x"}, '"use_bidirectional_attention": "x"'),
+        ({"head_dim": None}, '"head_dim": null'),
+        ({"num_key_value_heads": None}, '"num_key_value_heads": null'),
+        ({"query_pre_attn_scalar": 256}, '"query_pre_attn_scalar": 256, which this loader does not know'),
+    ],
+)
+def test_what_gemma_does_not_do_is_refused(entries, message):
+    same = {"hidden_activation": "gelu_pytorch_tanh", "use_bidirectional_attention": False}
+    assert llama_config(json.loads(GEMMA_JSON) | same) == llama_config(json.loads(GEMMA_JSON))
+    with pytest.raises(ValueError, match=message):
+        llama_config(json.loads(GEMMA_JSON) | entries)
+
+
+MOE = {"model_type": "qwen3_moe", "num_hidden_layers": 4, "intermediate_size": 6144}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({}, ()),
+        ({"decoder_sparse_step": 2}, (0, 2)),
+        ({"decoder_sparse_step": 9}, (0, 1, 2, 3)),
+        ({"mlp_only_layers": [3, 1, 17]}, (1, 3)),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [1]}, (0, 1, 2)),
+        ({"mlp_only_layers": None}, ()),
+    ],
+)
+def test_layers_without_experts_are_those_of_transformers(entries, expected):
+    config = llama_config(MOE | entries)
+    assert config.dense_layers == expected
+    assert (config.n_experts, config.experts_per_token, config.d_expert, config.rescale_experts) == (128, 8, 768, False)
+    with torch.device("meta"):
+        theirs = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**MOE, **entries, num_experts=8, hidden_size=8, vocab_size=9)
+        )
+    assert expected == tuple(i for i, layer in enumerate(theirs.model.layers) if not hasattr(layer.mlp, "experts"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"decoder_sparse_step": 0}, '"decoder_sparse_step": 0'),
+        ({"decoder_sparse_step": -2}, '"decoder_sparse_step": -2'),
+        ({"mlp_only_layers": 0}, '"mlp_only_layers": 0'),
+        ({"mlp_only_layers": [True]}, '"mlp_only_layers"'),
+        ({"mlp_only_layers": ["1"]}, '"mlp_only_layers"'),
+        ({"num_experts": 4, "num_local_experts": 8}, '"num_experts": 4.*num_local_experts'),
+        ({"num_experts_per_tok": 200}, '"num_experts_per_tok": 200'),
+        ({"moe_intermediate_size": 0}, '"moe_intermediate_size": 0'),
+        ({"norm_topk_prob": 1}, '"norm_topk_prob": 1, which is no bool'),
+        ({"shared_expert_intermediate_size": 4}, '"shared_expert_intermediate_size": 4, which this loader'),
+    ],
+)
+def test_what_is_said_about_experts_is_obeyed_or_refused(entries, message):
+    assert llama_config(MOE | {"num_local_experts": 16}).n_experts == 16
+    assert llama_config(MOE | {"num_experts": 16}).n_experts == 16
+    with pytest.raises(ValueError, match=message):
+        llama_config(MOE | entries)
+
+
+PHI = {"model_type": "phi3", "hidden_size": 3072, "num_attention_heads": 24, "num_key_value_heads": 8}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({}, None),
+        ({"partial_rotary_factor": 0.75}, 96),
+        ({"partial_rotary_factor": 1}, None),
+        ({"partial_rotary_factor": 0.76}, '"partial_rotary_factor": 0.76'),  # 97 columns
+        ({"partial_rotary_factor": 0.001}, '"partial_rotary_factor": 0.001'),
+        ({"partial_rotary_factor": 1.5}, '"partial_rotary_factor": 1.5'),
+        ({"partial_rotary_factor": None}, '"partial_rotary_factor": null'),
+        ({"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.75}}, 96),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, '"rope_scaling".*default, longrope, su'),
+        ({"resid_pdrop": 0.1}, '"resid_pdrop": 0.1'),
+        ({"original_max_position_embeddings": None}, '"original_max_position_embeddings": null'),
+    ],
+)
+def test_phi_turns_the_part_of_each_head_that_is_said(entries, expected):
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            llama_config(PHI | entries)
+    else:
+        assert llama_config(PHI | entries).rope_width == expected
+
+
+def test_phis_first_name_of_longrope_is_longrope():
+    factors = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+    su, longrope = (llama_config(PHI | {"rope_scaling": {"type": name, **factors}}) for name in ("su", "longrope"))
+    assert su == longrope
+    assert isinstance(su.rope_scaling, LongScaling)
+    assert su.rope_scaling.original_context == 4096  # that of its class
 
 
 def test_published_config_files_are_read():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llm_core.generation.adjust import Forbid
 from llm_core.generation.beam_search import beam_search
 from llm_core.generation.generate import generate
 from llm_core.layers.feedforward import ACTIVATIONS
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from llm_core.pretrained.files import forbidden_ids
 from llm_core.pretrained.marian import load_marian, marian_config, marian_table, save_marian
 from llm_core.pretrained.names import to_ours, to_theirs
 
@@ -255,6 +258,31 @@ def test_greedy_translations_equal_transformers_generate(translators):
     assert sum(len(set(ids)) > 2 for ids in got) >= 4
 
 
+def test_what_a_checkpoint_forbids_is_not_translated_into(translators, tmp_path):
+    ours, theirs, source = translators
+    with torch.no_grad():
+        free = generate(ours.given(source), torch.full((12, 1), PAD), 5, stop_id=EOS)
+    often = [ids for ids, _ in Counter(free[free != EOS].tolist()).most_common(3)]
+    bad = [[often[0]], [often[1], often[2]], [often[2], often[1]], [EOS], [PAD]]
+    save_marian(ours, tmp_path, eos_id=EOS)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"bad_words_ids": bad, "eos_token_id": EOS}))
+    assert forbidden_ids(tmp_path) == (*map(tuple, bad[:3]), (PAD,))
+    forbid = Forbid(forbidden_ids(tmp_path))
+    said = {"bad_words_ids": bad, "attention_mask": (source != PAD).long(), "do_sample": False, "max_new_tokens": 5}
+    greedy = theirs.generate(source, num_beams=1, **said)[:, 1:].tolist()
+    beams = theirs.generate(source, num_beams=3, length_penalty=1.0, early_stopping=False, **said)[:, 1:].tolist()
+    with torch.no_grad():
+        got = generate(ours.given(source), torch.full((12, 1), PAD), 5, stop_id=EOS, adjust=forbid).tolist()
+        for row, one, several, ids in zip(source, greedy, beams, got, strict=True):
+            assert until_eos(ids) == until_eos(one)
+            found = beam_search(ours.given(row[None]), torch.tensor([[PAD]]), 5, n_beams=3, stop_id=EOS, adjust=forbid)[
+                0
+            ][0]
+            assert list(found.ids) == until_eos(several)
+    assert got != free.tolist()
+    assert not any(often[0] in ids for ids in got)
+
+
 @pytest.mark.parametrize("n_beams", [2, 4])
 def test_beam_search_finds_transformers_translations(translators, n_beams):
     ours, theirs, source = translators
@@ -302,15 +330,14 @@ def test_the_published_config_of_opus_mt_is_understood():
         ({"decoder_ffn_dim": 18}, '"encoder_ffn_dim": 17 and "decoder_ffn_dim": 18'),
         ({"decoder_vocab_size": 30}, '"vocab_size": 29 and "decoder_vocab_size": 30'),
         ({"model_type": "bart"}, '"model_type": "bart"'),
-        ({"scale_embedding": False}, '"scale_embedding": false'),
-        ({"scale_embedding": None}, '"scale_embedding": null'),
+        ({"scale_embedding": None}, '"scale_embedding": null, which is no bool'),
         ({"share_encoder_decoder_embeddings": False}, '"share_encoder_decoder_embeddings": false'),
         ({"tie_word_embeddings": False}, '"tie_word_embeddings": false'),
         ({"static_position_embeddings": False}, '"static_position_embeddings": false'),
         ({"normalize_before": True}, '"normalize_before": true'),
         ({"normalize_embedding": True}, '"normalize_embedding": true'),
         ({"add_final_layer_norm": True}, '"add_final_layer_norm": true'),
-        ({"activation_function": "tanh"}, '"activation_function": "tanh", but this model only does relu, swish'),
+        ({"activation_function": "tanh"}, '"activation_function": "tanh", but this model only does relu, silu'),
         ({"activation_function": None}, '"activation_function": null'),
         ({"pad_token_id": None}, '"pad_token_id": null'),
         ({"pad_token_id": 29}, r"0 \.\.\. 28: got 29"),
@@ -324,10 +351,11 @@ def test_architectures_that_ours_is_not_are_refused(folder, change, message):
         load_marian(folder)
 
 
-def test_a_config_that_does_not_say_that_embeddings_are_scaled_is_refused():
+def test_a_config_that_does_not_say_that_embeddings_are_scaled_has_them_as_they_are():
     assert not transformers.MarianConfig().scale_embedding  # what transformers would take it for
-    with pytest.raises(ValueError, match='no "scale_embedding"'):
-        marian_config({key: value for key, value in OPUS_MT.items() if key != "scale_embedding"})
+    said = {key: value for key, value in OPUS_MT.items() if key != "scale_embedding"}
+    assert not marian_config(said).scaled_embedding
+    assert marian_config(OPUS_MT).scaled_embedding
 
 
 def test_layers_that_the_config_does_not_count_are_refused(folder):
@@ -353,10 +381,11 @@ def test_a_model_that_marian_is_not_is_not_written(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_of_ours_has_a_name_there(activation, tmp_path):
-    model = EncoderDecoder(dataclasses.replace(CONFIG, activation=activation)).eval()
+@pytest.mark.parametrize("change", [*({"activation": name} for name in ACTIVATIONS), {"scaled_embedding": False}])
+def test_every_setting_of_ours_has_an_entry_there(change, tmp_path):
+    model = EncoderDecoder(dataclasses.replace(CONFIG, **change)).eval()
     save_marian(model, tmp_path, eos_id=EOS)
+    assert load_marian(tmp_path).config == model.config
     theirs = transformers.MarianMTModel.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(model(SOURCE, TARGET), run_theirs(theirs, SOURCE, TARGET), rtol=0, atol=1e-5)
     assert load_marian(tmp_path).config == model.config
