@@ -142,7 +142,7 @@ def test_the_published_config_is_read():
     [
         (json_of(model_type="llama"), '"model_type": "llama".*only does "gpt2"'),
         (json_of(model_type=...), 'no "model_type"'),
-        (json_of(activation_function="relu"), '"activation_function": "relu".*"gelu_new"'),
+        (json_of(activation_function="tanh"), '"activation_function": "tanh".*gelu_new'),
         (json_of(layer_norm_epsilon=1e-6), '"layer_norm_epsilon": 1e-06'),
         (json_of(n_inner=0), 'd_ff.*"n_inner": 0'),
         (json_of(scale_attn_weights=False), '"scale_attn_weights": false'),
