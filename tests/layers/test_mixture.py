@@ -98,6 +98,14 @@ def test_an_expert_without_tokens_gets_gradients_of_zero():
         assert (grad.abs().sum() > 0) == (e == 2)
 
 
+def test_weights_that_are_not_rescaled_are_the_probabilities():
+    logits = torch.tensor([[0.0, 2.0, 1.0, -1.0]])
+    weights, experts = route(logits, 2, rescale=False)
+    assert experts.tolist() == [[1, 2]]
+    torch.testing.assert_close(weights, logits.softmax(dim=-1)[:, [1, 2]])
+    torch.testing.assert_close(route(logits, 2)[0], weights / weights.sum())
+
+
 def test_routing_in_bfloat16_compares_in_float32():
     weights, experts = route(torch.tensor([[1.0, 1.0078125, -3.0]], dtype=torch.bfloat16), 1)
     assert weights.dtype == torch.bfloat16

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from llm_core.layers.norms import LayerNorm, RMSNorm, layer_norm, rms_norm
+from llm_core.layers.norms import LayerNorm, RMSNorm, RMSNormPlusOne, layer_norm, rms_norm
 
 
 def draw(*shape, seed=0):
@@ -69,6 +70,18 @@ def test_rms_norm_module_equals_the_function_and_llamas(eps):
     x = draw(2, 3, 8).float()
     torch.testing.assert_close(ours(x), llamas(x))
     torch.testing.assert_close(ours(x), rms_norm(x, ours.weight, eps=eps))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_by_one_plus_its_weight_is_gemmas(dtype):
+    ours, theirs = RMSNormPlusOne(8, eps=1e-3).to(dtype), GemmaRMSNorm(8, eps=1e-3).to(dtype)
+    x = draw(2, 3, 8).to(dtype)
+    assert torch.equal(ours(x), RMSNorm(8, eps=1e-3).to(dtype)(x))  # it starts as the plain norm
+    ours.weight.data = 0.01 * draw(8, seed=1).to(dtype)  # in bfloat16 one plus such a number is mostly one
+    theirs.weight.data = ours.weight.data.clone()
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 0}[dtype]
+    assert ours(x).dtype == dtype
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=tolerance)
 
 
 def test_modules_start_as_the_plain_norm():

@@ -20,6 +20,7 @@ from llm_core.layers.positions import (
     LongScaling,
     NtkScaling,
     PairScaling,
+    PartialRope,
     Rope,
     SinusoidalPositions,
     YarnScaling,
@@ -439,3 +440,13 @@ def test_scalings_by_length_are_held_to_their_bounds():
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()
+
+
+def test_a_part_of_the_columns_turns_and_the_others_stay():
+    part, x = PartialRope(Rope(4, 12, base=100.0)), torch.randn(2, 3, 5, 10)
+    turned = part(x, 2)
+    assert torch.equal(turned[..., :4], Rope(4, 12, base=100.0)(x[..., :4], 2))
+    assert torch.equal(turned[..., 4:], x[..., 4:])
+    assert torch.equal(part(x, positions=torch.arange(2, 7)), turned)
+    with pytest.raises(ValueError, match="do not fit a table of 12"):
+        part(x, 8)

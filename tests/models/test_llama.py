@@ -26,6 +26,13 @@ RELATIVES = {
     "mixtral": dataclasses.replace(CONFIG, n_experts=4, window=5),
     "qwen2": dataclasses.replace(CONFIG, qkv_bias=True, n_kv_heads=4),
     "qwen3": dataclasses.replace(CONFIG, qk_norm=True, d_head=10),
+    "qwen3 moe": dataclasses.replace(
+        CONFIG, qk_norm=True, n_experts=4, d_expert=5, rescale_experts=False, dense_layers=(0,)
+    ),
+    "phi3": dataclasses.replace(CONFIG, d_head=10, rope_width=4),
+    "gemma": dataclasses.replace(
+        CONFIG, d_head=8, n_kv_heads=1, activation="gelu_tanh", norm_plus_one=True, scaled_embedding=True
+    ),
 }
 RELATED = pytest.mark.parametrize("name", RELATIVES)
 # Parameters of the published checkpoints, as the Hub counts them. Qwen3's file stores its tied table twice

@@ -213,7 +213,8 @@ def draw(model: PreTrainedModel) -> None:
         if name.endswith(COMPUTED):
             continue
         norm = ("norm" in name.lower() or ".ln_" in name) and model.config.model_type != "gemma"  # it adds one itself
-        torch.nn.init.normal_(parameter, mean=float(norm and name.endswith("weight")), std=0.35)
+        table = "embed_tokens" in name or "lm_head" in name  # so that logits are of the size of one
+        torch.nn.init.normal_(parameter, mean=float(norm and name.endswith("weight")), std=0.2 if table else 0.35)
 
 
 @contextlib.contextmanager
