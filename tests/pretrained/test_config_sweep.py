@@ -214,7 +214,7 @@ def draw(model: PreTrainedModel) -> None:
             continue
         norm = ("norm" in name.lower() or ".ln_" in name) and model.config.model_type != "gemma"  # it adds one itself
         table = "embed_tokens" in name or "lm_head" in name  # so that logits are of the size of one
-        torch.nn.init.normal_(parameter, mean=float(norm and name.endswith("weight")), std=0.2 if table else 0.35)
+        torch.nn.init.normal_(parameter, mean=float(norm and name.endswith("weight")), std=0.1 if table else 0.35)
 
 
 @contextlib.contextmanager
@@ -295,4 +295,7 @@ def test_every_entry_is_obeyed_or_refused_by_name(name, tmp_path):
         weights = {name: tensor for name, tensor in theirs.state_dict().items() if not name.endswith(COMPUTED)}
         counts, wrong = sweep(family, tmp_path, weights)
     assert not wrong, f"{len(wrong)} of {counts['tried']}:\n" + "\n".join(wrong[:60])
-    assert min(counts["tried"] - 120, counts["equal"] - 20, counts["refused"] - 60) > 0, counts
+    # Most edits are slips, and a fifth or so are other models: a sweep that refuses all, or nothing, shows nothing.
+    assert counts["equal"] + counts["accepted"] + counts["refused"] == counts["tried"] > 125, counts
+    assert counts["equal"] >= 0.18 * counts["tried"], counts
+    assert counts["refused"] >= 0.5 * counts["tried"], counts

@@ -142,6 +142,32 @@ def test_files_that_say_something_else_are_refused(tmp_path, changed, message):
         load_e5(tmp_path / "e5.bin")
 
 
+def test_a_last_piece_that_is_no_mask_is_a_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.PIECES", [*PIECES[:-1], ("last", -3.0)])
+    write(tmp_path / "e5.bin", in_the_file(small_bert()))
+    assert list(read_e5(tmp_path / "e5.bin").special) == ["<s>", "<pad>", "</s>", "<unk>"]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "kind", "value", "message"),
+    [
+        ("l0.q.w", 0, "B", 0, r"l0\.q\.w has .* expected Q4_0"),
+        ("l0.q.w", 0, "B", 2, r"l0\.q\.w has .* of kind 2 .* expected Q4_0"),
+        ("l0.q.b", 0, "B", 1, r"l0\.q\.b has .* expected Q4_0"),
+        ("l0.q.w", 13, "Q", 18, r"l0\.q\.w has .* in 18 bytes: expected Q4_0"),
+        ("l0.q.w", 13, "Q", 10**9, r"l0\.q\.w would end behind the end of the file"),
+        ("l0.q.w", 1, "I", 32, r"l0\.q\.w is of another shape"),
+    ],
+)
+def test_a_tensor_that_is_stored_in_another_way_than_it_says_is_named(small, name, place, kind, value, message):
+    content = bytearray(small.read_bytes())
+    entry = content.index(struct.pack("<H", len(name)) + name.encode()) + 2 + len(name)
+    struct.pack_into(f"<{kind}", content, entry + place, value)
+    small.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_e5(small)
+
+
 def test_files_that_are_not_whole_are_refused(small, tmp_path):
     content = small.read_bytes()
     for end in (*range(0, 700, 7), len(content) // 2, len(content) - 1):

@@ -175,11 +175,20 @@ def test_entries_have_the_type_that_is_asked_for():
 
 def test_entries_that_are_absent_have_the_default_and_null_is_none_where_it_may_be():
     config = {"n": 3, "none": None, "on": 1, "nan": float("nan"), "huge": 10**400}
+    config |= {"inf": float("inf"), "inexact": 2**53 + 1}
     assert obeyed(config, "n", 7) == 3
     assert obeyed(config, "absent", 7) == 7
     assert obeyed(config, "none", 7, null=True) is None
     assert type(obeyed(config, "n", 7.0)) is float
-    for key, default in [("none", 7), ("on", False), ("nan", 1.0), ("huge", 1.0), ("n", "x")]:
+    for key, default in [
+        ("none", 7),
+        ("on", False),
+        ("nan", 1.0),
+        ("huge", 1.0),
+        ("n", "x"),
+        ("inf", 1.0),
+        ("inexact", 1.0),
+    ]:
         with pytest.raises(ValueError, match=f'"{key}": .*, which is no {type(default).__name__}'):
             obeyed(config, key, default)
 
