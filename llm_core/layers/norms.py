@@ -67,16 +67,15 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-class RMSNormPlusOne(nn.Module):
+class RMSNormPlusOne(RMSNorm):
     """`rms_norm` by one plus a learned weight, which begins at zero: weight decay pulls it to a plain norm.
 
     Computed in 32 bits at least, since in 16 one plus a small weight would be one. Source: Gemma Team 2024 (its code).
     """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(d_model))
-        self.eps = eps
+        super().__init__(d_model, eps=eps)
+        nn.init.zeros_(self.weight)
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """x, normed along its last dimension."""

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -197,7 +196,6 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         D, E = config.d_model, config.head_width
-        norm = partial(RMSNormPlusOne if config.norm_plus_one else RMSNorm, eps=config.norm_eps)
         self.token_embedding = TokenEmbedding(config.vocab_size, D)
         self.scale = Scaled(math.sqrt(D)) if config.scaled_embedding else None
         # One table of sines and cosines, which all blocks share.
@@ -211,16 +209,16 @@ class Llama(nn.Module):
                     d_head=E,
                     bias=config.qkv_bias,
                     output_bias=config.output_bias,
-                    query_norm=norm(E) if config.qk_norm else None,
-                    key_norm=norm(E) if config.qk_norm else None,
+                    query_norm=_norm(config, E) if config.qk_norm else None,
+                    key_norm=_norm(config, E) if config.qk_norm else None,
                     rotate=rope,
                 ),
                 feed_forward=_mixture(config) if i in config.expert_layers else _feed_forward(config),
-                norms=(norm(D), norm(D)),
+                norms=(_norm(config, D), _norm(config, D)),
             )
             for i in range(config.n_layers)
         )
-        self.norm = norm(D)
+        self.norm = _norm(config, D)
         self.head = None if config.tied else nn.Linear(D, config.vocab_size, bias=False)
         self._init_weights()
 
@@ -303,6 +301,11 @@ def _mask(T: int, S: int, window: int | None, at: Tensor | None, device: torch.d
     if window is None:
         return causal(T, S, at=at, device=device)
     return sliding_window(T, S, window=window, at=at, device=device)
+
+
+def _norm(config: LlamaConfig, width: int) -> RMSNorm:
+    kind = RMSNormPlusOne if config.norm_plus_one else RMSNorm
+    return kind(width, eps=config.norm_eps)
 
 
 def _rope(config: LlamaConfig) -> nn.Module:

@@ -188,7 +188,8 @@ def llama_table(config: LlamaConfig, *, joined: bool = False) -> list[Line]:
 
 
 def _attention_lines(config: LlamaConfig, new: str, old: str, joined: bool) -> list[Line]:
-    table, projections = [], [("output", "o_proj", config.output_bias)]
+    table: list[Line] = []
+    projections = [("output", "o_proj", config.output_bias)]
     if joined:
         widths = [heads * config.head_width for heads in (config.n_heads, config.n_kv_heads, config.n_kv_heads)]
         table.append(

@@ -295,7 +295,7 @@ def test_every_entry_is_obeyed_or_refused_by_name(name, tmp_path):
         weights = {name: tensor for name, tensor in theirs.state_dict().items() if not name.endswith(COMPUTED)}
         counts, wrong = sweep(family, tmp_path, weights)
     assert not wrong, f"{len(wrong)} of {counts['tried']}:\n" + "\n".join(wrong[:60])
-    # Most edits are slips, and a fifth or so are other models: a sweep that refuses all, or nothing, shows nothing.
+    # Most edits are slips, and a sixth or more are other models: a sweep that refuses all, or nothing, shows nothing.
     assert counts["equal"] + counts["accepted"] + counts["refused"] == counts["tried"] > 125, counts
-    assert counts["equal"] >= 0.18 * counts["tried"], counts
+    assert counts["equal"] >= 0.12 * counts["tried"], counts
     assert counts["refused"] >= 0.5 * counts["tried"], counts
