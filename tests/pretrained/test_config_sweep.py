@@ -214,7 +214,7 @@ def draw(model: PreTrainedModel) -> None:
             continue
         norm = ("norm" in name.lower() or ".ln_" in name) and model.config.model_type != "gemma"  # it adds one itself
         table = "embed_tokens" in name or "lm_head" in name  # so that logits are of the size of one
-        torch.nn.init.normal_(parameter, mean=float(norm and name.endswith("weight")), std=0.1 if table else 0.35)
+        torch.nn.init.normal_(parameter, mean=float(norm and name.endswith("weight")), std=0.1 if table else 0.3)
 
 
 @contextlib.contextmanager

@@ -316,7 +316,7 @@ def test_layers_without_experts_are_those_of_transformers(entries, expected):
     assert (config.n_experts, config.experts_per_token, config.d_expert, config.rescale_experts) == (128, 8, 768, False)
     with torch.device("meta"):
         theirs = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**MOE, **entries, num_experts=8, hidden_size=8, vocab_size=9)
+            AutoConfig.for_model(**MOE, **entries, num_experts=8, hidden_size=64, vocab_size=9)
         )
     assert expected == tuple(i for i, layer in enumerate(theirs.model.layers) if not hasattr(layer.mlp, "experts"))
 
