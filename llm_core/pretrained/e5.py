@@ -187,7 +187,7 @@ class _Reader:
 
     def bytes(self, n: int) -> bytes:
         """The next n bytes."""
-        if not 0 <= n <= len(self.content) - self.at:
+        if n > len(self.content) - self.at:
             raise ValueError(f"{n} bytes are to come, and {len(self.content) - self.at} are left")
         self.at += n
         return self.content[self.at - n : self.at]

@@ -119,6 +119,7 @@ def test_a_small_file_gives_the_hidden_states_of_transformers(tmp_path):
 def test_the_tokenizer_of_a_small_file(small):
     tokenizer = e5_tokenizer(small)
     assert tokenizer.tokens("½ \t b e\u0301x") == ["▁", "1/2", "▁", "b", "▁", "é", "<unk>"]
+    assert tokenizer.tokens("b  b") == tokenizer.tokens("b b") == tokenizer.tokens("b   b")
     assert tokenizer.encode("a", add_special_tokens=True) == [0, 5, 2]
     assert tokenizer.encode_pair("a", "a") == ([0, 5, 2, 2, 5, 2], [0] * 6)
     assert tokenizer.encode("<mask>") == [9]
