@@ -156,6 +156,7 @@ def test_a_last_piece_that_is_no_mask_is_a_piece(tmp_path, monkeypatch):
         ("l0.q.w", 0, "B", 2, r"l0\.q\.w has .* of kind 2 .* expected Q4_0"),
         ("l0.q.b", 0, "B", 1, r"l0\.q\.b has .* expected Q4_0"),
         ("l0.q.w", 13, "Q", 18, r"l0\.q\.w has .* in 18 bytes: expected Q4_0"),
+        ("l0.q.w", 13, "Q", 1800, r"l0\.q\.w has .* in 1800 bytes: expected Q4_0"),
         ("l0.q.w", 13, "Q", 10**9, r"l0\.q\.w would end behind the end of the file"),
         ("l0.q.w", 1, "I", 32, r"l0\.q\.w is of another shape"),
     ],
