@@ -36,7 +36,7 @@ from llm_core.text.pretokenisers import PreTokeniser
 from llm_core.text.pretokenize import GPT2, Split
 from llm_core.text.remembered import Remembered
 from llm_core.text.special import AddedToken, SpecialTokens
-from llm_core.text.streaming import Cuts, places_of
+from llm_core.text.streaming import Cuts, encode_bits, places_of
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 
 CACHE_SIZE = 2**16  # pieces whose ids are remembered; then it begins anew
@@ -313,8 +313,9 @@ class BPETokenizer:
 
         Where the bits begin and end makes no difference; a word or a special token may be cut in two. Ids come as soon
         as nothing that follows can change them, and no more of the text is kept than that takes: some thousand
-        characters, or the longest run without a word boundary. With a `Split` of your own, a normaliser, or tokens that
-        take the spaces beside them, that is the whole text.
+        characters, or the longest run without a word boundary. With a `Split` of your own, a normaliser that may look
+        across a space, a longest length in `framing`, or tokens that take the spaces behind them, that is the whole
+        text.
 
         Args:
             texts: the bits of one text. Texts that do not belong together are encoded one by one.
@@ -323,14 +324,10 @@ class BPETokenizer:
         Raises:
             ValueError: one string is given, which would be taken for its characters, or as for `encode`.
         """
-        if isinstance(texts, str):
-            raise ValueError("give a list of texts or an open file: one string is encoded by `encode`")
         encode = partial(self.encode, allowed_special=allowed_special)
-        if not (isinstance(self.split, Split) and self._special.as_they_stand and self.framing.only_adds):
-            return iter(encode("".join(texts)))
-        special = self._special.pattern(allowed_special)
-        cuts = Cuts(places_of(self.split), special, longest=max(map(len, self._whole), default=0))
-        return chain.from_iterable(map(encode, cuts.parts(texts)))
+        places = places_of(self.split, self.normaliser)
+        cuts = Cuts(places, self._special, allowed_special) if self.framing.only_adds else Cuts(None)
+        return encode_bits(texts, encode, cuts)
 
     def with_special_tokens(self, special_tokens: Iterable[str]) -> BPETokenizer:
         """This tokenizer with more special tokens; what is there already keeps its id.
@@ -346,17 +343,13 @@ class BPETokenizer:
         >>> tokenizer.encode("low<|end|>")[-1], tokenizer.vocab_size
         (257, 258)
         """
-        if isinstance(special_tokens, str):
-            raise ValueError(f"give a list of special tokens: got one string, {special_tokens!r}")
-        names = dict.fromkeys((*self.special_tokens, *special_tokens))
-        new = [name for name in names if name not in self.vocabulary]
-        found = self._special.tokens
+        more = self._special.with_more(special_tokens, self.vocabulary)
         return BPETokenizer(
-            self.vocabulary.ids | {name: self.vocab_size + i for i, name in enumerate(new)},
+            self.vocabulary.ids | {name: self.vocab_size + i for i, name in enumerate(more.new)},
             self.merges,
             split=self.split,
-            special_tokens=[found[name] if name in self.special_tokens else name for name in names],
-            added_tokens=[found[name] for name in self.added_tokens if name not in names],
+            special_tokens=more.special,
+            added_tokens=more.others,
             ignore_merges=self.ignore_merges,
             normaliser=self.normaliser,
             characters=self.characters,
