@@ -3,7 +3,7 @@
 `bpe.SimpleBPE` is the one to read first. What comes on top of it here:
 
     bpe_training     counts of pairs are kept up to date, instead of counted anew for each merge
-    bpe_merging      a heap for long pieces, and cuts where no token reaches across
+    bpe_merging      a heap for long pieces, and characters of several bytes looked up
     this file        the ids of pieces are remembered; special tokens; vocabularies of tiktoken, GPT-2 and GGUF
     bpe_json         `tokenizer.json`, both ways
 
@@ -26,7 +26,7 @@ from typing import Literal
 from llm_core.files import write_whole
 from llm_core.text import bpe_json, tokenizer_json
 from llm_core.text.bpe_characters import Characters
-from llm_core.text.bpe_merging import LONG, Joints, merge, merge_long
+from llm_core.text.bpe_merging import LONG, CharactersFirst, merge, merge_long
 from llm_core.text.bpe_training import Ties, learn_merges, smallest_ids
 from llm_core.text.byte_alphabet import ALPHABET, CHARACTER, from_alphabet, in_alphabet, utf8
 from llm_core.text.decoders import Decoder, as_text
@@ -111,7 +111,6 @@ class BPETokenizer:
         self._byte_ids = [self.vocabulary.ids.get(CHARACTER[byte], -1) for byte in range(256)]
         self._ranks, self._merged = _ranks_of_merges(self.merges, self.vocabulary.ids, characters or Characters())
         self._pieces = Remembered(self._encode_piece, size=CACHE_SIZE, longest=LONG - 1)
-        self._parts = Remembered(self._encode_part, size=CACHE_SIZE, longest=LONG - 1)
 
     @classmethod
     def train(
@@ -171,6 +170,7 @@ class BPETokenizer:
         special_tokens: Iterable[str] = (),
         added_tokens: Iterable[str] = (),
         ignore_merges: bool = False,
+        framing: Framing = PLAIN_FRAMING,
     ) -> BPETokenizer:
         """A vocabulary as GPT-2's files and GGUF hold it: tokens in the order of their ids, merges as "left right".
 
@@ -183,6 +183,7 @@ class BPETokenizer:
             special_tokens=special_tokens,
             added_tokens=added_tokens,
             ignore_merges=ignore_merges,
+            framing=framing,
         )
 
     @classmethod
@@ -407,29 +408,30 @@ class BPETokenizer:
             token = in_alphabet(utf8(piece))
             if token in self.vocabulary and token not in self._whole:
                 return [self.vocabulary.ids[token]]
-        if piece.isascii():
-            return self._encode_part(piece)
-        return chain.from_iterable(map(self._parts.__getitem__, self._joints.cut(piece)))
+        ids = None if piece.isascii() else self._characters_first.ids(piece)
+        return self._encode_bytes(piece) if ids is None else self._merge(ids)
 
-    def _encode_part(self, part: str) -> list[int]:
-        raw = utf8(part)
+    def _encode_bytes(self, piece: str) -> list[int]:
+        raw = utf8(piece)
         ids = [self._byte_ids[byte] for byte in raw]
         if -1 in ids:
             byte = raw[ids.index(-1)]
             raise UnknownTokenError(
-                f"the byte 0x{byte:02X} of {part!r} is not in the vocabulary, where it would be {CHARACTER[byte]!r}"
+                f"the byte 0x{byte:02X} of {piece!r} is not in the vocabulary, where it would be {CHARACTER[byte]!r}"
             )
-        return (merge_long if len(ids) >= LONG else merge)(ids, self._ranks, self._merged)
+        return self._merge(ids)
 
     def _encode_characters(self, piece: str, characters: Characters) -> list[int]:
         if self.ignore_merges and piece in self.vocabulary and piece not in self._whole:
             return [self.vocabulary.ids[piece]]
-        ids = characters.ids(piece, self.vocabulary.ids)
+        return self._merge(characters.ids(piece, self.vocabulary.ids))
+
+    def _merge(self, ids: list[int]) -> list[int]:
         return (merge_long if len(ids) >= LONG else merge)(ids, self._ranks, self._merged)
 
     @cached_property
-    def _joints(self) -> Joints:
-        return Joints(self._bytes.values())
+    def _characters_first(self) -> CharactersFirst:
+        return CharactersFirst(self._bytes, self._encode_bytes, self._byte_ids, self._ranks, self._merged)
 
 
 def _listed(tokens: Iterable[str | AddedToken]) -> list[str | AddedToken]:

@@ -44,9 +44,9 @@ _IN_PROSE = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\p{L})(?=[^\s\p{L}\p{N}\p{M}'â€
 _PLACES = {split.pattern: _IN_PROSE for split in (GPT2, DIGITS_THEN_GPT2, CL100K, O200K)}
 _PLACES[WHITESPACE.pattern] = AT_SPACES
 _AT_PLAIN_SPACES = regex.compile(r"(?r)(?<=\S)(?= )")
-# All of the above have a cut here, and no normaliser that goes from character to character or from grapheme to
-# grapheme looks across.
-_BETWEEN_WORDS = regex.compile(r"(?r)(?<=[^\s\p{M}\p{C}\p{GCB=Prepend}])(?= [\p{L}\p{N}])")
+# All of the above have a cut here, and no normaliser looks across that goes from character to character or from
+# grapheme to grapheme.
+_BETWEEN_WORDS = regex.compile(r"(?r)(?<=[\p{L}\p{N}\p{P}])(?<!\p{GCB=Prepend})(?= [\p{L}\p{N}])")
 _LOCAL = (
     normalisers.NFC, normalisers.NFD, normalisers.NFKC, normalisers.NFKD, normalisers.Lowercase,
     normalisers.StripAccents, Nmt, Precompiled,
@@ -199,7 +199,7 @@ def _is_local(normaliser: Any) -> bool:
         return all(map(_is_local, normaliser.steps))
     if isinstance(normaliser, normalisers.Replace):
         return normaliser.pattern == _ONE_SPACE and normaliser.content in (" ", SPACE)
-    return isinstance(normaliser, _LOCAL)
+    return isinstance(normaliser, _LOCAL) or normaliser == normalisers.Strip(strip_left=False, strip_right=True)
 
 
 def encode_bits(texts: Iterable[str], encode: Callable[[str], Iterable[int]], cuts: Cuts) -> Iterator[int]:
