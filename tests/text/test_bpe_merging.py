@@ -12,8 +12,11 @@ from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.pretokenize import WHOLE
 from llm_core.text.tokenizer import UnknownTokenError
 
-# Characters of one to four bytes that share first and last bytes with each other.
-SHARED = "a é×ƩΩ一亿丁不与丂亂伀佂界畂\u4e01\u4f01\u5001\u5002\u5040\U00010001\U00010002\U00010041"
+# Characters of one to four bytes, most of which end in the same byte and begin in one of a few: the most frequent pair
+# is then the end of one and the beginning of the next.
+SHARED = "a é×Ω一\U00010000\U00010040" + "".join(
+    chr(first << 12 | middle << 6) for first in (2, 4, 5) for middle in range(9)
+)
 
 
 def theirs(ours: BPETokenizer) -> Tokenizer:
@@ -24,7 +27,7 @@ def theirs(ours: BPETokenizer) -> Tokenizer:
 
 def vocabulary(draw: random.Random, shuffled: bool) -> BPETokenizer:
     """Learned from noise, so that many tokens begin or end within a character; shuffled, no merge waits for another."""
-    text = "".join(draw.choices(SHARED[: draw.randrange(3, len(SHARED))], k=400))
+    text = "".join(draw.choices(draw.sample(SHARED, draw.randrange(3, len(SHARED))), k=400))
     learned = BPETokenizer.train([text], 256 + draw.randrange(1, 120), split=WHOLE)
     merges = draw.sample(learned.merges, len(learned.merges)) if shuffled else learned.merges
     return BPETokenizer(learned.vocabulary, merges, split=WHOLE)
@@ -33,7 +36,7 @@ def vocabulary(draw: random.Random, shuffled: bool) -> BPETokenizer:
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_ids_are_those_of_bytes_merged_by_rank(shuffled):
     draw, first, bytewise = random.Random(0), 0, 0
-    for _ in range(60):
+    for _ in range(40):
         ours = vocabulary(draw, shuffled)
         their = theirs(ours)
         for _ in range(60):
@@ -44,7 +47,7 @@ def test_ids_are_those_of_bytes_merged_by_rank(shuffled):
                 first += is_first
                 bytewise += not is_first
     assert bytewise > 300
-    assert first > 300 or shuffled
+    assert first > 300 or shuffled, (first, bytewise)
 
 
 def test_ids_of_real_text_are_those_of_the_package_tokenizers():
