@@ -181,7 +181,7 @@ def run_processes(function: Callable[..., Any] | str, n: int, *args: Any, timeou
         return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(n)]
 
 
-def _check_timeout(seconds: float) -> None:
+def _check_timeout(seconds: float | int) -> None:
     if not 0 < seconds < math.inf:
         raise ValueError(f"timeout must be a number of seconds above 0: got {seconds}")
 

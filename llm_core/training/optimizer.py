@@ -27,7 +27,7 @@ class AdamW(torch.optim.Optimizer):
         weight_decay: lr x weight_decay of each weight is taken off at each step.
 
     Raises:
-        ValueError: a learning rate, eps or decay that is negative or not finite, or betas that are not two shares.
+        ValueError: a learning rate, eps or decay that is negative or not finite, or a beta outside 0 ... 1.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class AdamW(torch.optim.Optimizer):
     ) -> None:
         if not all(0 <= value < math.inf for value in (lr, eps, weight_decay)):
             raise ValueError(f"lr, eps and weight_decay are numbers from 0 on: got {lr}, {eps}, {weight_decay}")
-        if not isinstance(betas, tuple | list) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas are two shares, 0 <= beta < 1: got {betas}")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas are shares, 0 <= beta < 1: got {betas}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
