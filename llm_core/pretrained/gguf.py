@@ -189,6 +189,7 @@ def gguf_config(metadata: dict[str, Any], *, tied: bool = True) -> LlamaConfig:
             raise ValueError(
                 f'the file says "llama.{key}": {said[key]!r}, but this model only does all of d_head={d_head}'
             )
+    n_experts, experts_per_token = _experts(said)
     # Stored in 32 bits, in which 1e-5 is 0.0000099999997: as many digits as they hold.
     norm_eps = float(f"{_real(said, 'attention.layer_norm_rms_epsilon'):.7g}")
     scaling, base = _rope_scaling(said), _real(said, "rope.freq_base", 10_000.0)
@@ -200,7 +201,8 @@ def gguf_config(metadata: dict[str, Any], *, tied: bool = True) -> LlamaConfig:
         rope_scaling=scaling,
         norm_eps=norm_eps,
         tied=tied,
-        **_experts(said),
+        n_experts=n_experts or None,
+        experts_per_token=experts_per_token,
     )
 
 
@@ -211,7 +213,7 @@ def _real(said: Mapping[str, Any], key: str, default: float = 0.0) -> float:
     return value
 
 
-def _experts(said: Mapping[str, Any]) -> dict[str, int]:
+def _experts(said: Mapping[str, Any]) -> tuple[int, int]:
     """How many experts a block has, and how many of them a token uses: none of either, or some of both."""
     found = {key: said.get(key, 0) for key in ("expert_count", "expert_used_count")}
     count, used = found.values()
@@ -221,7 +223,7 @@ def _experts(said: Mapping[str, Any]) -> dict[str, int]:
         raise ValueError(
             f"the file says {told}, but a token uses one expert at least, and as many as there are at most"
         )
-    return {"n_experts": count, "experts_per_token": used} if count else {}
+    return count, used or LlamaConfig.experts_per_token  # of no effect without experts
 
 
 def _rope_scaling(said: Mapping[str, Any]) -> LinearScaling | YarnScaling | None:
@@ -462,7 +464,7 @@ def _reordered(ours: str, theirs: str, n_heads: int) -> Line:
 
 def _stacked(ours: Sequence[str], theirs: str) -> Line:
     """One matrix of each expert, which are stored as one tensor."""
-    return Line(tuple(ours), theirs, split=list, join=torch.stack)
+    return Line(tuple(ours), theirs, split=list, join=lambda tensors: torch.stack(list(tensors)))
 
 
 def _model(opened: GGUFFile) -> Llama:
