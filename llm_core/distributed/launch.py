@@ -17,6 +17,7 @@ import faulthandler
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import pickle
 import select
@@ -91,12 +92,14 @@ def init_from_environment(*, device: str | None = None, timeout: float | int = 6
         timeout: seconds after which a collective operation that some process does not join is an error.
 
     Raises:
-        ValueError: some of torchrun's variables are set and some are not, or this process already is in a group.
+        ValueError: some of torchrun's variables are set and some are not, or are no numbers; this process already is
+            in a group; or timeout is no number above 0.
 
     >>> with init_from_environment(device="cpu") as worker:
     ...     worker.rank, worker.world
     (0, 1)
     """
+    _check_timeout(timeout)
     if dist.is_initialized():
         raise ValueError("this process already is in a group: leave that one first, its `with` block must end")
     given = [name for name in _VARIABLES if name in os.environ]
@@ -106,9 +109,9 @@ def init_from_environment(*, device: str | None = None, timeout: float | int = 6
             f"of the variables that torchrun sets, {given} are there and {missing} are not. Start the program with "
             "torchrun, or unset them all to run it as one process"
         )
-    rank = int(os.environ.get("RANK", 0))
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    world, rank, local_rank = _whole("WORLD_SIZE", 1, 1), _whole("RANK", 0, 0), _whole("LOCAL_RANK", 0, 0)
+    if rank >= world:
+        raise ValueError(f"ranks run from 0 to WORLD_SIZE - 1: got RANK={rank}, WORLD_SIZE={world}")
     place = _device(device, local_rank)
     dist.init_process_group(
         "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl",
@@ -141,12 +144,20 @@ def run_processes(function: Callable[..., Any] | str, n: int, *args: Any, timeou
         timeout: seconds for all of it, starting the processes included.
 
     Raises:
-        ValueError: `n` is below 1, or new processes cannot find the function: one defined in a notebook's cell, or
-            within another function, is in no file that they could read.
+        ValueError: `n` is below 1; timeout is no number above 0; the arguments cannot be pickled; or new processes
+            cannot find the function: one defined in a notebook's cell, or within another function, is in no file that
+            they could read.
         WorkerError: a process raised an exception or died, or time ran out. The others have been stopped.
     """
     check_sizes(n=n)
+    _check_timeout(timeout)
     place = _place(function)
+    try:
+        pickled = pickle.dumps(args)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the arguments go to other processes, and must be pickled for that: {error}. Give what they are made from"
+        ) from error
     deadline = time.time() + timeout
     # The store lives here and takes a port that is free: no one can take it between a look and its use. The host's
     # name would do for 127.0.0.1, were it not for machines whose name leads to an address that they do not have.
@@ -155,7 +166,7 @@ def run_processes(function: Callable[..., Any] | str, n: int, *args: Any, timeou
         folder = Path(name)
         (folder / "call").write_bytes(pickle.dumps((place, sys.path, deadline, timeout)))
         # Apart from the call: to be read, it may need the modules that the call's path leads to.
-        (folder / "args").write_bytes(pickle.dumps(args))
+        (folder / "args").write_bytes(pickled)
         environments = [_environment(rank, n, store.port) for rank in range(n)]
         processes: list[_Process] = []
         try:
@@ -168,6 +179,19 @@ def run_processes(function: Callable[..., Any] | str, n: int, *args: Any, timeou
         finally:
             _stop(processes)
         return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(n)]
+
+
+def _check_timeout(seconds: float | int) -> None:
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"timeout must be a number of seconds above 0: got {seconds}")
+
+
+def _whole(variable: str, default: int, least: int) -> int:
+    """The whole number that a variable of torchrun holds."""
+    said = os.environ.get(variable, str(default))
+    if not said.isdecimal() or int(said) < least:
+        raise ValueError(f"{variable} must be a whole number from {least} on: got {said!r}. Let torchrun set it")
+    return int(said)
 
 
 def _meeting_place(timeout: timedelta) -> dist.Store:

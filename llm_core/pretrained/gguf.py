@@ -25,11 +25,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llm_core.files import return_memory
-from llm_core.layers.positions import LinearScaling
+from llm_core.layers.positions import LinearScaling, YarnScaling
 from llm_core.models.llama import Llama, LlamaConfig
 from llm_core.pretrained.names import Line, Undrawn, check_shapes, load, load_each, same
 from llm_core.pretrained.packages import SMOLLM2, MissingPackage, locate
 from llm_core.text.bpe_fast import BPETokenizer
+from llm_core.text.framing import Framing, text_template
 from llm_core.text.pretokenize import DIGITS_THEN_GPT2, GPT2, Split
 
 _SIZES = {
@@ -45,13 +46,14 @@ _LONGEST = 2**24  # positions, for which the tables of sines take some GB
 _READ = {"vocab_size", "rope.freq_base", "rope.dimension_count", "attention.layer_norm_rms_epsilon"}
 _READ |= {"attention.key_length", "attention.value_length", "expert_count", "expert_used_count"}
 _READ |= {"rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
+_READ |= {"rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}
 # Names of the ways to cut a text into pieces.
 _SPLITS: dict[str, Split] = {"gpt-2": GPT2, "smollm": DIGITS_THEN_GPT2}
 # What a file says about each token.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 # What a file may say about its tokenizer: what is read, what must be off, and what changes no ids.
-_TOKENIZER_READ = {"model", "pre", "tokens", "token_type", "merges"}
-_TOKENIZER_OFF = {"add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix"}
+_TOKENIZER_READ = {"model", "pre", "tokens", "token_type", "merges", "add_bos_token", "add_eos_token"}
+_TOKENIZER_OFF = {"add_sep_token", "add_space_prefix"}
 _TOKENIZER_NOTES = {"scores", "token_type_count"}
 
 
@@ -178,9 +180,6 @@ def gguf_config(metadata: dict[str, Any], *, tied: bool = True) -> LlamaConfig:
             f'the file says "llama.context_length": {said["context_length"]}, but tables of sines are kept for each '
             f"position, of {_LONGEST} at most"
         )
-    if said.get("expert_count", 0) != 0 or said.get("expert_used_count", 0) != 0:
-        key = "expert_count" if said.get("expert_count", 0) != 0 else "expert_used_count"
-        raise ValueError(f'the file says "llama.{key}": {said[key]!r}, but this loader reads models without experts')
     vocab_size = said.get("vocab_size")
     if vocab_size is None:
         vocab_size = len(_strings(metadata, "tokenizer.ggml.tokens"))
@@ -190,6 +189,7 @@ def gguf_config(metadata: dict[str, Any], *, tied: bool = True) -> LlamaConfig:
             raise ValueError(
                 f'the file says "llama.{key}": {said[key]!r}, but this model only does all of d_head={d_head}'
             )
+    n_experts, experts_per_token = _experts(said)
     # Stored in 32 bits, in which 1e-5 is 0.0000099999997: as many digits as they hold.
     norm_eps = float(f"{_real(said, 'attention.layer_norm_rms_epsilon'):.7g}")
     scaling, base = _rope_scaling(said), _real(said, "rope.freq_base", 10_000.0)
@@ -201,6 +201,8 @@ def gguf_config(metadata: dict[str, Any], *, tied: bool = True) -> LlamaConfig:
         rope_scaling=scaling,
         norm_eps=norm_eps,
         tied=tied,
+        n_experts=n_experts or None,
+        experts_per_token=experts_per_token,
     )
 
 
@@ -211,20 +213,50 @@ def _real(said: Mapping[str, Any], key: str, default: float = 0.0) -> float:
     return value
 
 
-def _rope_scaling(said: Mapping[str, Any]) -> LinearScaling | None:
+def _experts(said: Mapping[str, Any]) -> tuple[int, int]:
+    """How many experts a block has, and how many of them a token uses: none of either, or some of both."""
+    found = {key: said.get(key, 0) for key in ("expert_count", "expert_used_count")}
+    count, used = found.values()
+    whole = all(type(value) is int for value in (count, used))
+    if not whole or not (count == used == 0 or 1 <= used <= count):
+        told = " and ".join(f'"llama.{key}": {value!r}' for key, value in found.items())
+        raise ValueError(
+            f"the file says {told}, but a token uses one expert at least, and as many as there are at most"
+        )
+    return count, used or LlamaConfig.experts_per_token  # of no effect without experts
+
+
+def _rope_scaling(said: Mapping[str, Any]) -> LinearScaling | YarnScaling | None:
     """What the file says about longer texts. A factor without a type is a linear one, as llama.cpp has it."""
     kind = said.get("rope.scaling.type", "linear" if "rope.scaling.factor" in said else "none")
-    if kind not in ("none", "linear"):
+    if kind not in ("none", "linear", "yarn"):
         raise ValueError(
-            f'the file says "llama.rope.scaling.type": {kind!r}, which this loader does not know: it reads "none" and '
-            '"linear"'
+            f'the file says "llama.rope.scaling.type": {kind!r}, which this loader does not know: it reads "none", '
+            '"linear" and "yarn"'
         )
+    for key in ("yarn_beta_fast", "yarn_beta_slow"):
+        if f"rope.scaling.{key}" in said and kind != "yarn":
+            raise ValueError(f'the file says "llama.rope.scaling.{key}", but "llama.rope.scaling.type": {kind!r}')
     if kind == "none":
         return None
     factor = _real(said, "rope.scaling.factor", 1.0)
     if factor < 1:
         raise ValueError(f'the file says "llama.rope.scaling.factor": {factor}, but this model only turns slower')
-    return LinearScaling(factor) if factor > 1 else None
+    if kind == "linear":
+        return LinearScaling(factor) if factor > 1 else None
+    original = said.get("rope.scaling.original_context_length")
+    if type(original) is not int or original < 1:
+        raise ValueError(
+            f'the file says "llama.rope.scaling.original_context_length": {original!r}, where "yarn" needs the length '
+            "of the longest text before"
+        )
+    fast, slow = (_real(said, f"rope.scaling.yarn_beta_{key}", value) for key, value in (("fast", 32.0), ("slow", 1.0)))
+    try:
+        return YarnScaling(factor, original, fast, slow)
+    except ValueError as error:
+        raise ValueError(
+            f'{error}: as "llama.rope.scaling.yarn_beta_fast" and "llama.rope.scaling.yarn_beta_slow" say'
+        ) from None
 
 
 def gguf_table(config: LlamaConfig) -> list[Line]:
@@ -239,11 +271,16 @@ def gguf_table(config: LlamaConfig) -> list[Line]:
             ("attention.value", "attn_v"),
             ("attention.output", "attn_output"),
             ("feed_forward_norm", "ffn_norm"),
-            ("feed_forward.gate", "ffn_gate"),
-            ("feed_forward.up", "ffn_up"),
-            ("feed_forward.down", "ffn_down"),
         ):
             table.append(same(f"{new}.{ours}.weight", f"{old}.{theirs}.weight"))
+        for name in ("gate", "up", "down"):
+            if config.n_experts is None:
+                table.append(same(f"{new}.feed_forward.{name}.weight", f"{old}.ffn_{name}.weight"))
+            else:
+                experts = [f"{new}.feed_forward.experts.{e}.{name}.weight" for e in range(config.n_experts)]
+                table.append(_stacked(experts, f"{old}.ffn_{name}_exps.weight"))
+        if config.n_experts is not None:
+            table.append(same(f"{new}.feed_forward.router.weight", f"{old}.ffn_gate_inp.weight"))
         table.append(_reordered(f"{new}.attention.query.weight", f"{old}.attn_q.weight", config.n_heads))
         table.append(_reordered(f"{new}.attention.key.weight", f"{old}.attn_k.weight", config.n_kv_heads))
     return table
@@ -286,11 +323,13 @@ def gguf_tokenizer(file: Path | str) -> BPETokenizer:
     """The tokenizer of a GGUF file.
 
     Control tokens, such as those of a chat, are its special tokens; user-defined ones are `added_tokens`, found
-    wherever they stand in a text; unused ones have an id, and no text leads to them.
+    wherever they stand in a text; unused ones have an id, and no text leads to them. What the file says about a token
+    at the beginning and one at the end is its `framing`: it is obeyed where a text is encoded with
+    `add_special_tokens=True`, as llama.cpp does where it is asked to add them.
 
     Raises:
-        ValueError: it is no byte-pair tokenizer, cuts texts in a way that this loader does not know, adds tokens to a
-            text, or an entry is broken. The message names the entry.
+        ValueError: it is no byte-pair tokenizer, cuts texts in a way that this loader does not know, adds other things
+            to a text, or an entry is broken. The message names the entry.
     """
     try:
         return _tokenizer(gguf_metadata(file))
@@ -314,6 +353,7 @@ def _tokenizer(metadata: Mapping[str, Any]) -> BPETokenizer:
     if repeated:
         raise ValueError(f'the file says "tokenizer.ggml.merges", in which {repeated[0]!r} stands more than once')
     of_type = _by_type(metadata, tokens)
+    framing = Framing(text_template(*(_added_id(metadata, name, len(tokens)) for name in ("bos", "eos"))))
     try:
         return BPETokenizer.from_merges(
             tokens,
@@ -321,6 +361,7 @@ def _tokenizer(metadata: Mapping[str, Any]) -> BPETokenizer:
             split=_SPLITS[split],
             special_tokens=[*of_type[_UNKNOWN], *of_type[_CONTROL]],
             added_tokens=of_type[_USER_DEFINED],
+            framing=framing,
         )
     except ValueError as error:
         raise ValueError(
@@ -338,8 +379,24 @@ def _check_settings(metadata: Mapping[str, Any]) -> None:
             raise ValueError(f'the file says "{key}": {value!r:.80}, which this loader does not know')
         if value is not False:
             raise ValueError(
-                f'the file says "{key}": {value!r}, but this loader only reads tokenizers that add nothing'
+                f'the file says "{key}": {value!r}, but this loader only reads tokenizers that add no more than a '
+                "token at the beginning and one at the end"
             )
+
+
+def _added_id(metadata: Mapping[str, Any], name: str, n: int) -> int | None:
+    """The id of the token that is put at the beginning ("bos") or the end ("eos") of a text; None: there is none."""
+    flag, key = f"tokenizer.ggml.add_{name}_token", f"tokenizer.ggml.{name}_token_id"
+    added, id_ = metadata.get(flag, False), metadata.get(key)
+    if type(added) is not bool:
+        raise ValueError(f'the file says "{flag}": {added!r}, which should be true or false')
+    if not added:
+        return None
+    if type(id_) is not int or not 0 <= id_ < n:
+        raise ValueError(
+            f'the file says "{flag}": True and "{key}": {id_!r}, which should be the id of one of {n} tokens'
+        )
+    return id_
 
 
 def _by_type(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[int, list[str]]:
@@ -405,6 +462,11 @@ def _reordered(ours: str, theirs: str, n_heads: int) -> Line:
     return Line((ours,), theirs, split=undo, join=redo)
 
 
+def _stacked(ours: Sequence[str], theirs: str) -> Line:
+    """One matrix of each expert, which are stored as one tensor."""
+    return Line(tuple(ours), theirs, split=list, join=lambda tensors: torch.stack(list(tensors)))
+
+
 def _model(opened: GGUFFile) -> Llama:
     """The model of a file, on the meta device. The file has been held to it, name by name and shape by shape."""
     shapes = {tensor.name: tensor.shape for tensor in opened.tensors}
@@ -412,6 +474,9 @@ def _model(opened: GGUFFile) -> Llama:
         config = gguf_config(opened.metadata, tied="output.weight" not in shapes)
         if config.n_layers > len(shapes):  # before they are made
             raise ValueError(f"a model of {config.n_layers} layers has more than {len(shapes)} tensors")
+        stacked = shapes.get("blk.0.ffn_gate_exps.weight", (0,))[0]
+        if (config.n_experts or 0) != stacked:
+            raise ValueError(f'"llama.expert_count" is {config.n_experts or 0}, and block 0 has {stacked} experts')
         with torch.device("meta"), Undrawn():
             model = Llama(config)
         check_shapes(gguf_table(config), model, shapes)

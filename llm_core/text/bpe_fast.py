@@ -3,7 +3,7 @@
 `bpe.SimpleBPE` is the one to read first. What comes on top of it here:
 
     bpe_training     counts of pairs are kept up to date, instead of counted anew for each merge
-    bpe_merging      a heap for long pieces, and cuts where no token reaches across
+    bpe_merging      a heap for long pieces, and characters of several bytes looked up
     this file        the ids of pieces are remembered; special tokens; vocabularies of tiktoken, GPT-2 and GGUF
     bpe_json         `tokenizer.json`, both ways
 
@@ -26,7 +26,7 @@ from typing import Literal
 from llm_core.files import write_whole
 from llm_core.text import bpe_json, tokenizer_json
 from llm_core.text.bpe_characters import Characters
-from llm_core.text.bpe_merging import LONG, Joints, merge, merge_long
+from llm_core.text.bpe_merging import LONG, CharactersFirst, merge, merge_long
 from llm_core.text.bpe_training import Ties, learn_merges, smallest_ids
 from llm_core.text.byte_alphabet import ALPHABET, CHARACTER, from_alphabet, in_alphabet, utf8
 from llm_core.text.decoders import Decoder, as_text
@@ -36,7 +36,7 @@ from llm_core.text.pretokenisers import PreTokeniser
 from llm_core.text.pretokenize import GPT2, Split
 from llm_core.text.remembered import Remembered
 from llm_core.text.special import AddedToken, SpecialTokens
-from llm_core.text.streaming import Cuts, places_of
+from llm_core.text.streaming import Cuts, encode_bits, places_of
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 
 CACHE_SIZE = 2**16  # pieces whose ids are remembered; then it begins anew
@@ -111,7 +111,6 @@ class BPETokenizer:
         self._byte_ids = [self.vocabulary.ids.get(CHARACTER[byte], -1) for byte in range(256)]
         self._ranks, self._merged = _ranks_of_merges(self.merges, self.vocabulary.ids, characters or Characters())
         self._pieces = Remembered(self._encode_piece, size=CACHE_SIZE, longest=LONG - 1)
-        self._parts = Remembered(self._encode_part, size=CACHE_SIZE, longest=LONG - 1)
 
     @classmethod
     def train(
@@ -171,6 +170,7 @@ class BPETokenizer:
         special_tokens: Iterable[str] = (),
         added_tokens: Iterable[str] = (),
         ignore_merges: bool = False,
+        framing: Framing = PLAIN_FRAMING,
     ) -> BPETokenizer:
         """A vocabulary as GPT-2's files and GGUF hold it: tokens in the order of their ids, merges as "left right".
 
@@ -183,6 +183,7 @@ class BPETokenizer:
             special_tokens=special_tokens,
             added_tokens=added_tokens,
             ignore_merges=ignore_merges,
+            framing=framing,
         )
 
     @classmethod
@@ -313,8 +314,9 @@ class BPETokenizer:
 
         Where the bits begin and end makes no difference; a word or a special token may be cut in two. Ids come as soon
         as nothing that follows can change them, and no more of the text is kept than that takes: some thousand
-        characters, or the longest run without a word boundary. With a `Split` of your own, a normaliser, or tokens that
-        take the spaces beside them, that is the whole text.
+        characters, or the longest run without a word boundary. With a `Split` of your own, a normaliser that may look
+        across a space, a longest length in `framing`, or tokens that take the spaces behind them, that is the whole
+        text.
 
         Args:
             texts: the bits of one text. Texts that do not belong together are encoded one by one.
@@ -323,14 +325,10 @@ class BPETokenizer:
         Raises:
             ValueError: one string is given, which would be taken for its characters, or as for `encode`.
         """
-        if isinstance(texts, str):
-            raise ValueError("give a list of texts or an open file: one string is encoded by `encode`")
         encode = partial(self.encode, allowed_special=allowed_special)
-        if not (isinstance(self.split, Split) and self._special.as_they_stand and self.framing.only_adds):
-            return iter(encode("".join(texts)))
-        special = self._special.pattern(allowed_special)
-        cuts = Cuts(places_of(self.split), special, longest=max(map(len, self._whole), default=0))
-        return chain.from_iterable(map(encode, cuts.parts(texts)))
+        places = places_of(self.split, self.normaliser)
+        cuts = Cuts(places, self._special, allowed_special) if self.framing.only_adds else Cuts(None)
+        return encode_bits(texts, encode, cuts)
 
     def with_special_tokens(self, special_tokens: Iterable[str]) -> BPETokenizer:
         """This tokenizer with more special tokens; what is there already keeps its id.
@@ -346,17 +344,13 @@ class BPETokenizer:
         >>> tokenizer.encode("low<|end|>")[-1], tokenizer.vocab_size
         (257, 258)
         """
-        if isinstance(special_tokens, str):
-            raise ValueError(f"give a list of special tokens: got one string, {special_tokens!r}")
-        names = dict.fromkeys((*self.special_tokens, *special_tokens))
-        new = [name for name in names if name not in self.vocabulary]
-        found = self._special.tokens
+        more = self._special.with_more(special_tokens, self.vocabulary)
         return BPETokenizer(
-            self.vocabulary.ids | {name: self.vocab_size + i for i, name in enumerate(new)},
+            self.vocabulary.ids | {name: self.vocab_size + i for i, name in enumerate(more.new)},
             self.merges,
             split=self.split,
-            special_tokens=[found[name] if name in self.special_tokens else name for name in names],
-            added_tokens=[found[name] for name in self.added_tokens if name not in names],
+            special_tokens=more.special,
+            added_tokens=more.others,
             ignore_merges=self.ignore_merges,
             normaliser=self.normaliser,
             characters=self.characters,
@@ -414,29 +408,30 @@ class BPETokenizer:
             token = in_alphabet(utf8(piece))
             if token in self.vocabulary and token not in self._whole:
                 return [self.vocabulary.ids[token]]
-        if piece.isascii():
-            return self._encode_part(piece)
-        return chain.from_iterable(map(self._parts.__getitem__, self._joints.cut(piece)))
+        ids = None if piece.isascii() else self._characters_first.ids(piece)
+        return self._encode_bytes(piece) if ids is None else self._merge(ids)
 
-    def _encode_part(self, part: str) -> list[int]:
-        raw = utf8(part)
+    def _encode_bytes(self, piece: str) -> list[int]:
+        raw = utf8(piece)
         ids = [self._byte_ids[byte] for byte in raw]
         if -1 in ids:
             byte = raw[ids.index(-1)]
             raise UnknownTokenError(
-                f"the byte 0x{byte:02X} of {part!r} is not in the vocabulary, where it would be {CHARACTER[byte]!r}"
+                f"the byte 0x{byte:02X} of {piece!r} is not in the vocabulary, where it would be {CHARACTER[byte]!r}"
             )
-        return (merge_long if len(ids) >= LONG else merge)(ids, self._ranks, self._merged)
+        return self._merge(ids)
 
     def _encode_characters(self, piece: str, characters: Characters) -> list[int]:
         if self.ignore_merges and piece in self.vocabulary and piece not in self._whole:
             return [self.vocabulary.ids[piece]]
-        ids = characters.ids(piece, self.vocabulary.ids)
+        return self._merge(characters.ids(piece, self.vocabulary.ids))
+
+    def _merge(self, ids: list[int]) -> list[int]:
         return (merge_long if len(ids) >= LONG else merge)(ids, self._ranks, self._merged)
 
     @cached_property
-    def _joints(self) -> Joints:
-        return Joints(self._bytes.values())
+    def _characters_first(self) -> CharactersFirst:
+        return CharactersFirst(self._bytes, self._encode_bytes, self._byte_ids, self._ranks, self._merged)
 
 
 def _listed(tokens: Iterable[str | AddedToken]) -> list[str | AddedToken]:

@@ -93,6 +93,10 @@ def read(text: str, ignore: Collection[str] = ()) -> dict[str, Any]:
     if by_bytes:
         _expect_bytes(parts, characters)
     unknown = characters.unk_token
+    for added in () if by_bytes else (*parts.special, *parts.others):
+        # It would be taken for a character that is a token, where it is not found as a whole.
+        if len(added.content) == 1 and added.content not in parts.model["vocab"]:
+            refuse(f"the added token {added.content!r}", "longer than one character, or in model.vocab", added.content)
     if not by_bytes and unknown is not None and unknown not in parts.model["vocab"]:
         refuse("model.unk_token", "a token of model.vocab", unknown)
     return {

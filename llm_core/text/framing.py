@@ -51,6 +51,20 @@ def bert_template(cls: int, sep: int) -> Template:
     return Template((begin, ("A", 0), end), (begin, ("A", 0), end, ("B", 1), ((sep,), 1)))
 
 
+def text_template(bos: int | None, eos: int | None) -> Template:
+    """A token at the beginning of each text, one at its end, or neither (None), as in Llama.
+
+    >>> Framing(text_template(1, None)).frame([7, 8], [9], add_special_tokens=True)
+    ([1, 7, 8, 1, 9], [0, 0, 0, 1, 1])
+    """
+
+    def around(text: Literal["A", "B"], segment: int) -> tuple[Piece, ...]:
+        begin, end = ([] if id_ is None else [((id_,), segment)] for id_ in (bos, eos))
+        return (*begin, (text, segment), *end)
+
+    return Template(around("A", 0), (*around("A", 0), *around("B", 1)))
+
+
 @dataclass(frozen=True)
 class Truncation:
     """The most ids, special tokens counted.

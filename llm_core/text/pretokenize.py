@@ -31,6 +31,7 @@ from typing import Literal, get_args
 
 import regex
 
+from llm_core.text import ascii_sections
 from llm_core.text.split_pattern import quoted, translate
 from llm_core.text.unicode_tables import CONTROL_SPACES, SPACES, is_punctuation
 
@@ -127,11 +128,13 @@ class Split:
     behaviour: Behaviour = "isolated"
     invert: bool = False
     _pattern: Pattern | None = field(init=False, repr=False, compare=False)
+    _twin: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.behaviour not in BEHAVIOURS:
             raise ValueError(f"a split has one of the behaviours {', '.join(BEHAVIOURS)}: got {self.behaviour!r}")
         object.__setattr__(self, "_pattern", None if self.pattern is None else Pattern(self.pattern))
+        object.__setattr__(self, "_twin", _TWINS.get(self.pattern))
 
     def __call__(self, text: str, at_start: bool = True) -> list[str]:
         """The pieces of a text. None is empty; joined they are the text, but for what is removed.
@@ -143,6 +146,8 @@ class Split:
         if self._pattern is None:
             return [text] if text else []
         if self.covers and self.behaviour == "isolated":
+            if self._twin is not None:
+                return ascii_sections.pieces(text, self._twin, self._pattern.compiled)
             return self._pattern.compiled.findall(text)
         pieces: list[tuple[str, bool]] = []
         end = 0
@@ -234,11 +239,39 @@ _O200K = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+_WHITESPACE = r"\s?\S+|\s+(?!\S)|\s+"
+
+# What they say about text of ASCII, for `re`, which knows other spaces there. Words come first, since most pieces are
+# words, and with the space before them apart, which is quicker; "'" begins no word, so nothing else changes.
+_SPACE = r"\t-\r "
+_SHORT = "'(?:[stmd]|re|ve|ll)"
+_ENDS_OF_WORDS = "'(?:[stmdSTMD]|[rR][eE]|[vV][eE]|[lL][lL])"
+_SPACES = rf"[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
+_TWINS: dict[str | None, re.Pattern[str]] = {
+    pattern: re.compile(twin)
+    for pattern, twin in {
+        _GPT2: rf"[A-Za-z]+| [A-Za-z]+|{_SHORT}|[0-9]+| [0-9]+| ?[^{_SPACE}A-Za-z0-9]+|{_SPACES}",
+        _DIGITS_THEN_GPT2: (
+            rf"[A-Za-z]+| [A-Za-z]+|{_SHORT}|[0-9]| ?[^{_SPACE}A-Za-z0-9]+"
+            rf"|[{_SPACE}]+(?![^{_SPACE}0-9])|[{_SPACE}]+"
+        ),
+        _CL100K: (
+            rf"[A-Za-z]+| [A-Za-z]+|{_ENDS_OF_WORDS}|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{{1,3}}"
+            rf"| ?[^{_SPACE}A-Za-z0-9]+[\r\n]*|[{_SPACE}]*[\r\n]+|{_SPACES}"
+        ),
+        _O200K: (
+            rf"[^\r\nA-Za-z0-9]?[A-Z]*[a-z]+(?:{_ENDS_OF_WORDS})?|[^\r\nA-Za-z0-9]?[A-Z]+(?:{_ENDS_OF_WORDS})?"
+            rf"|[0-9]{{1,3}}| ?[^{_SPACE}A-Za-z0-9]+[\r\n/]*|[{_SPACE}]*[\r\n]+|{_SPACES}"
+        ),
+        _WHITESPACE: rf"[{_SPACE}]?[^{_SPACE}]+|{_SPACES}",
+    }.items()
+}
+
 GPT2 = Split(_GPT2, covers=True)
 DIGITS_THEN_GPT2 = Split(_DIGITS_THEN_GPT2, covers=True)
 CL100K = Split(_CL100K, covers=True)
 O200K = Split(_O200K, covers=True)
-WHITESPACE = Split(r"\s?\S+|\s+(?!\S)|\s+", covers=True)
+WHITESPACE = Split(_WHITESPACE, covers=True)
 WHOLE = Split(None)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from llm_core.text.tokenizer import Vocabulary
 from llm_core.text.unicode_tables import WHITESPACE
 
 
@@ -87,10 +88,6 @@ class SpecialTokens:
         """As `split`, each part with its place in the text, where no token is `normalized` and nothing normalises."""
         return self._allowed(allowed)[0].spans(text)
 
-    def pattern(self, allowed: Collection[str] | Literal["all"] = "all") -> re.Pattern[str]:
-        """What finds them in a text, where they are found as they stand. Arguments and errors are those of `split`."""
-        return self._allowed(allowed)[0].pattern
-
     @property
     def normalised(self) -> dict[str, str]:
         """The tokens that the normaliser gives another form, with that form."""
@@ -99,9 +96,29 @@ class SpecialTokens:
         return {name: form for name, form in forms.items() if form != name}
 
     @property
-    def as_they_stand(self) -> bool:
-        """Whether all are found by their names alone, and a text is not normalised."""
-        return self._normalise is None and all(token == AddedToken(name) for name, token in self.tokens.items())
+    def found_at_once(self) -> bool:
+        """Whether each is found once its last character is there, whatever follows, and before any normaliser."""
+        return not any(token.single_word or token.rstrip or token.normalized for token in self.tokens.values())
+
+    def with_more(self, names: Iterable[str], vocabulary: Vocabulary) -> More:
+        """These and more special tokens: what `add_special_tokens` does in the package tokenizers.
+
+        Args:
+            names: tokens. One that is in the vocabulary becomes special under the id that it has; what is special
+                already stays as it is.
+            vocabulary: the tokens that there are.
+
+        Raises:
+            ValueError: one string is given.
+        """
+        if isinstance(names, str):
+            raise ValueError(f"give a list of special tokens: got one string, {names!r}")
+        special = dict.fromkeys((*self.names, *names))
+        return More(
+            [name for name in special if name not in vocabulary],
+            [self.tokens[name] if name in self.names else AddedToken(name) for name in special],
+            [self.tokens[name] for name in self.always if name not in special],
+        )
 
     def _allowed(self, allowed: Collection[str] | Literal["all"]) -> tuple[_Finder, _Finder]:
         if allowed == "all":
@@ -121,6 +138,15 @@ class SpecialTokens:
             _Finder({token.content: token for token in tokens if not token.normalized}),
             _Finder({normalise(token.content): token for token in reversed(tokens) if token.normalized}),
         )
+
+
+class More(NamedTuple):
+    """What a vocabulary has once special tokens are added to it."""
+
+    new: list[str]
+    """Those that it had not: they get the ids after the last."""
+    special: list[AddedToken]
+    others: list[AddedToken]
 
 
 def _by_name(tokens: Iterable[str | AddedToken]) -> dict[str, AddedToken]:

@@ -20,12 +20,18 @@ stands on this.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
+from typing import Any, Literal
 
 import regex
 
-from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2, O200K, WHITESPACE, Split
+from llm_core.text import normalisers, pretokenisers
+from llm_core.text.normalisers import Normaliser
+from llm_core.text.precompiled import Nmt, Precompiled
+from llm_core.text.pretokenisers import PreTokeniser
+from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2, O200K, SPACE, WHITESPACE, Split
+from llm_core.text.special import SpecialTokens
 from llm_core.text.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
@@ -37,6 +43,15 @@ AT_SPACES = regex.compile(r"(?r)(?<=\S)(?=\s)")  # (?r): the last one is found f
 _IN_PROSE = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\p{L})(?=[^\s\p{L}\p{N}\p{M}'’])|(?<=\S\n)(?=\p{L})")
 _PLACES = {split.pattern: _IN_PROSE for split in (GPT2, DIGITS_THEN_GPT2, CL100K, O200K)}
 _PLACES[WHITESPACE.pattern] = AT_SPACES
+_AT_PLAIN_SPACES = regex.compile(r"(?r)(?<=\S)(?= )")
+# All of the above have a cut here, and no normaliser looks across that goes from character to character or from
+# grapheme to grapheme.
+_BETWEEN_WORDS = regex.compile(r"(?r)(?<=[\p{L}\p{N}\p{P}])(?<!\p{GCB=Prepend})(?= [\p{L}\p{N}])")
+_LOCAL = (
+    normalisers.NFC, normalisers.NFD, normalisers.NFKC, normalisers.NFKD, normalisers.Lowercase,
+    normalisers.StripAccents, Nmt, Precompiled,
+)  # fmt: skip
+_ONE_SPACE = {"Regex": " {2,}"}  # what sentencepiece makes one space of
 
 
 class StreamDecoder:
@@ -101,9 +116,13 @@ class Cuts:
 
     Args:
         places: what finds a place between two characters that no token can reach across, the last one first. None:
-            there is no such place.
-        whole: what finds the tokens that are never taken apart; a cut goes around them.
-        longest: the length of the longest of those.
+                there is no such place.
+        special: the tokens that are never taken apart: before one is a place too, and within one is none. Where it
+            depends on what follows whether there is one, a text is not cut at all.
+        allowed: which of the special ones are looked for, as in `SpecialTokens.split`.
+
+    Raises:
+        ValueError: as for `SpecialTokens.split`.
 
     >>> cuts = Cuts(AT_SPACES)
     >>> "".join(cuts.parts(["to be o", "r not"]))
@@ -111,9 +130,17 @@ class Cuts:
     """
 
     def __init__(
-        self, places: regex.Pattern[str] | None, whole: re.Pattern[str] | None = None, *, longest: int = 0
+        self,
+        places: regex.Pattern[str] | None,
+        special: SpecialTokens | None = None,
+        allowed: Collection[str] | Literal["all"] = "all",
     ) -> None:
-        self.places, self.whole, self.longest = places, whole, longest
+        if special:
+            special.spans("", allowed)  # its errors
+            if not special.found_at_once:
+                places = special = None
+        self.places, self.special, self.allowed = places, special, allowed
+        self.longest = max(map(len, special.tokens), default=0) if special else 0
 
     def parts(self, texts: Iterable[str]) -> Iterator[str]:
         """The parts of the joined texts, none of them empty."""
@@ -137,12 +164,55 @@ class Cuts:
         decided = len(text) - self.longest  # what begins here or before would be all there
         place = self.places and self.places.search(text, 0, max(decided, 0))
         cut = place.start() if place else 0
-        for token in self.whole.finditer(text) if self.whole else ():
-            if token.start() <= decided:
-                cut = max(cut, token.end())
+        for token, start, end in self.special.spans(text, self.allowed)[1::2] if self.special else ():
+            if end - len(token) <= decided and end > cut:
+                cut = start
         return cut
 
 
-def places_of(split: Split) -> regex.Pattern[str] | None:
-    """What finds the last place where a text can be cut before all of it is there. None for a `Split` of your own."""
-    return _PLACES.get(split.pattern) if split == Split(split.pattern, split.covers) else None
+def places_of(split: PreTokeniser, normaliser: Normaliser | None = None) -> regex.Pattern[str] | None:
+    """What finds the last place where a text can be cut before all of it is there.
+
+    None, there is no such place: for a `Split` of your own, and a normaliser that might look across a space.
+    """
+    if isinstance(split, Split):
+        places = _PLACES.get(split.pattern) if split == Split(split.pattern, split.covers) else None
+    else:
+        places = _AT_PLAIN_SPACES if _cuts_at_spaces(split) else None
+    if normaliser is None or places is None:
+        return places
+    return _BETWEEN_WORDS if _is_local(normaliser) and normaliser(" a").startswith((" ", SPACE)) else None
+
+
+def _cuts_at_spaces(split: Any) -> bool:
+    """Whether a pre-tokeniser cuts before every plain space, and has no other word for the beginning of a text."""
+    if isinstance(split, pretokenisers.InTurn):
+        first, rest = split.steps[:1], split.steps[1:]
+        return first == (pretokenisers.WhitespaceSplit(),) and all(
+            isinstance(step, pretokenisers.Metaspace) and step.prepend_scheme != "first" for step in rest
+        )
+    return isinstance(split, pretokenisers.Metaspace) and split.split
+
+
+def _is_local(normaliser: Any) -> bool:
+    if isinstance(normaliser, normalisers.InTurn):
+        return all(map(_is_local, normaliser.steps))
+    if isinstance(normaliser, normalisers.Replace):
+        return normaliser.pattern == _ONE_SPACE and normaliser.content in (" ", SPACE)
+    return isinstance(normaliser, _LOCAL) or normaliser == normalisers.Strip(strip_left=False, strip_right=True)
+
+
+def encode_bits(texts: Iterable[str], encode: Callable[[str], Iterable[int]], cuts: Cuts) -> Iterator[int]:
+    """The ids of a text that comes bit by bit: what a tokenizer's `encode` gives for all of it, joined.
+
+    Args:
+        texts: the bits.
+        encode: the ids of a text.
+        cuts: where it can be cut.
+
+    Raises:
+        ValueError: one string is given, which would be taken for its characters.
+    """
+    if isinstance(texts, str):
+        raise ValueError("give a list of texts or an open file: one string is encoded by `encode`")
+    return chain.from_iterable(map(encode, cuts.parts(texts)))

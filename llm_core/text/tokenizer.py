@@ -98,12 +98,15 @@ class Vocabulary:
 
         Raises:
             UnknownTokenError: there is no token with such an id.
+            ValueError: what is given are no ids, but tokens, for one.
         """
         try:
             # index: whole numbers of NumPy and torch count too.
             return list(map(self._tokens.__getitem__, map(operator.index, ids)))
         except KeyError as error:
             raise self.unknown(error.args[0]) from None
+        except TypeError as error:
+            raise ValueError(f"ids are whole numbers ({error}): the id of a token is vocabulary.ids[token]") from None
 
     def unknown(self, id_: int) -> UnknownTokenError:
         """The error that says that there is no token with such an id."""

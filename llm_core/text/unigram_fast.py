@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from heapq import nlargest
 from pathlib import Path
@@ -29,6 +29,7 @@ from llm_core.text.pretokenisers import Metaspace, PreTokeniser
 from llm_core.text.pretokenize import SPACE, split_at_spaces
 from llm_core.text.remembered import Remembered
 from llm_core.text.special import AddedToken, SpecialTokens
+from llm_core.text.streaming import Cuts, encode_bits, places_of
 from llm_core.text.tokenizer import UnknownTokenError, Vocabulary
 from llm_core.text.unicode_tables import is_surrogate
 from llm_core.text.unigram import UNK, UNKNOWN_PENALTY
@@ -204,6 +205,56 @@ class UnigramTokenizer:
         ids = self._best_ids(first, allowed_special)
         more = None if second is None else self._best_ids(second, allowed_special)
         return self.framing.limited_to(max_length).frame(ids, more, add_special_tokens=True)
+
+    def encode_iterable(
+        self, texts: Iterable[str], *, allowed_special: Collection[str] | Literal["all"] = "all"
+    ) -> Iterator[int]:
+        """The ids of a text that comes bit by bit, such as an open file: what `encode` gives for all of it, joined.
+
+        Where the bits begin and end makes no difference. Ids come as soon as nothing that follows can change them: no
+        more of the text is kept than some thousand characters, or the longest run without a space. With a `split` that
+        does not cut before spaces, a normaliser that may look across one, a longest length in `framing`, or tokens
+        that take the spaces behind them, that is the whole text.
+
+        Args:
+            texts: the bits of one text. Texts that do not belong together are encoded one by one.
+            allowed_special: see `encode`.
+
+        Raises:
+            ValueError: one string is given, which would be taken for its characters, or as for `encode`.
+        """
+        encode = partial(self.encode, allowed_special=allowed_special)
+        places = places_of(self.split, self.normaliser)
+        cuts = Cuts(places, self._special, allowed_special) if self.framing.only_adds else Cuts(None)
+        return encode_bits(texts, encode, cuts)
+
+    def with_special_tokens(self, special_tokens: Iterable[str]) -> UnigramTokenizer:
+        """This tokenizer with more special tokens; what is there already keeps its id.
+
+        A name that is a token becomes special under the id that it has, and new ones get the ids after the last: this
+        is what `add_special_tokens` does in the package tokenizers. A model needs a row for each new id (`vocab_size`).
+
+        Raises:
+            ValueError: a name is empty, or one string is given.
+
+        >>> tokenizer = UnigramTokenizer([("<unk>", 0.0), ("▁low", -2.0)]).with_special_tokens(["<sep>"])
+        >>> tokenizer.encode("low<sep>low"), tokenizer.vocab_size
+        ([1, 2, 1], 3)
+        """
+        more = self._special.with_more(special_tokens, self.vocabulary)
+        tokens = [*self.vocabulary, *more.new]
+        return UnigramTokenizer(
+            self.pieces,
+            unk_id=self.unk_id,
+            byte_fallback=self.byte_fallback,
+            special_tokens=more.special,
+            added_tokens=more.others,
+            more_tokens=tokens[len(self.pieces) :],
+            normaliser=self.normaliser,
+            split=self.split,
+            decoder=self.decoder,
+            framing=self.framing,
+        )
 
     def sample(self, text: str, rng: random.Random, alpha: float = 1.0) -> list[int]:
         """The ids of a cut drawn by chance: each with probability in proportion to P(cut)^alpha.

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal
+
+import regex
 
 from llm_core.files import write_whole
 from llm_core.text import components, decoders, pretokenisers, tokenizer_json
@@ -31,6 +33,7 @@ from llm_core.text.normalisers import BertNormalizer
 from llm_core.text.pretokenize import split_words
 from llm_core.text.remembered import Remembered
 from llm_core.text.special import AddedToken, SpecialTokens
+from llm_core.text.streaming import Cuts, encode_bits
 from llm_core.text.tokenizer import Vocabulary
 from llm_core.text.unicode_tables import ASCII_PUNCTUATION, CJK, SPACES, is_surrogate
 from llm_core.text.wordpiece import CLS, MASK, PAD, SEP, SPECIAL, UNK
@@ -55,13 +58,15 @@ class WordPieceTokenizer:
         max_word_length: a word of more characters is unknown.
         special_tokens: the tokens that a text may name, as in "a [MASK] day"; those of them that are in the vocabulary.
         added_tokens: tokens that are found in the same way and are text like any other.
+        more_tokens: special or added tokens that are no pieces: no word is built of them. Their ids come after those
+            of the vocabulary.
         decoder: how tokens become text, one of `decoders`; None: joined as `continuation` says, and cleaned up.
         framing: the special tokens around a text, the most ids, and what fills them up; None: `[CLS]` and `[SEP]`,
             where they are in the vocabulary.
 
     Raises:
-        ValueError: a token stands twice, the ids have holes, the vocabulary lacks the unknown token, or a special
-            token is to be looked for in the normalised text.
+        ValueError: a token stands twice, the ids have holes, the vocabulary lacks the unknown token, a special token
+            is empty or to be looked for in the normalised text.
 
     >>> tokenizer = WordPieceTokenizer(["[UNK]", "[MASK]", "token", "##ize", "##s", "a", "中", "."])
     >>> tokenizer.tokens("Tokenizes a 中文 [MASK].")
@@ -83,16 +88,19 @@ class WordPieceTokenizer:
         max_word_length: int = 100,
         special_tokens: Sequence[str | AddedToken] = SPECIAL,
         added_tokens: Sequence[str | AddedToken] = (),
+        more_tokens: Sequence[str] = (),
         decoder: Decoder | None = None,
         framing: Framing | None = None,
     ) -> None:
-        self.vocabulary = Vocabulary(vocabulary)
-        self._ids = self.vocabulary.ids
-        n = len(self.vocabulary)
-        if self.vocabulary.size != n:
+        pieces = Vocabulary(vocabulary)
+        n = len(pieces)
+        if pieces.size != n:
             raise ValueError(f"{n} tokens must have the ids 0 to {n - 1}, each once: got other ids")
-        if unk not in self._ids:
+        if unk not in pieces:
             raise ValueError(f"the vocabulary needs the token of unknown words: {unk!r} is not among {n}")
+        self.vocabulary = Vocabulary([*pieces, *more_tokens])
+        self._ids = self.vocabulary.ids
+        self._of_pieces = pieces.ids
         self.lowercase = lowercase
         self.strip_accents = strip_accents
         self.split_cjk = split_cjk
@@ -101,7 +109,7 @@ class WordPieceTokenizer:
         self.continuation = continuation
         self.max_word_length = max_word_length
         self._normalise = BertNormalizer(clean_text, split_cjk, strip_accents, lowercase)
-        self._longest = max(map(len, self.vocabulary))
+        self._longest = max(map(len, pieces))
         self._special = SpecialTokens(
             [token for token in special_tokens if _name(token) in self._ids],
             always=[token for token in added_tokens if _name(token) in self._ids],
@@ -119,6 +127,7 @@ class WordPieceTokenizer:
         # punctuation and around Chinese characters in any case.
         alone = ASCII_PUNCTUATION + (CJK if split_cjk else "")
         self._chunks = re.compile(f"[^{SPACES}{alone}]+|[{alone}]")
+        self._between_chunks = regex.compile(rf"(?r)(?<=\S)(?=[{SPACES}{alone}])|(?<=[{alone}])(?=\S)")
         self._remembered = Remembered(self._encode_chunk, size=CACHE_SIZE, longest=LONGEST_CACHED)
 
     @classmethod
@@ -266,6 +275,58 @@ class WordPieceTokenizer:
         b = None if second is None else self._text_ids(second, allowed_special)
         return self.framing.limited_to(max_length).frame(a, b, add_special_tokens=True)
 
+    def encode_iterable(
+        self, texts: Iterable[str], *, allowed_special: Collection[str] | Literal["all"] = "all"
+    ) -> Iterator[int]:
+        """The ids of a text that comes bit by bit, such as an open file: what `encode` gives for all of it, joined.
+
+        Where the bits begin and end makes no difference. Ids come as soon as nothing that follows can change them: no
+        more of the text is kept than some thousand characters, or the longest run without a space, an ASCII sign or a
+        Chinese character. With a longest length in `framing`, or tokens that take the spaces behind them, that is the
+        whole text.
+
+        Args:
+            texts: the bits of one text. Texts that do not belong together are encoded one by one.
+            allowed_special: see `encode`.
+
+        Raises:
+            ValueError: one string is given, which would be taken for its characters, or as for `encode`.
+        """
+        encode = partial(self.encode, allowed_special=allowed_special)
+        cuts = Cuts(self._between_chunks, self._special, allowed_special) if self.framing.only_adds else Cuts(None)
+        return encode_bits(texts, encode, cuts)
+
+    def with_special_tokens(self, special_tokens: Iterable[str]) -> WordPieceTokenizer:
+        """This tokenizer with more special tokens; what is there already keeps its id.
+
+        A name that is a token becomes special under the id that it has, and new ones get the ids after the last: this
+        is what `add_special_tokens` does in the package tokenizers. A model needs a row for each new id (`vocab_size`).
+
+        Raises:
+            ValueError: a name is empty, or one string is given.
+
+        >>> tokenizer = WordPieceTokenizer(["[UNK]", "low"]).with_special_tokens(["[E1]"])
+        >>> tokenizer.encode("low [E1]"), tokenizer.vocab_size
+        ([1, 2], 3)
+        """
+        more = self._special.with_more(special_tokens, self.vocabulary)
+        tokens = [*self.vocabulary, *more.new]
+        return WordPieceTokenizer(
+            self._of_pieces,
+            lowercase=self.lowercase,
+            strip_accents=self.strip_accents,
+            split_cjk=self.split_cjk,
+            clean_text=self.clean_text,
+            unk=self.unk,
+            continuation=self.continuation,
+            max_word_length=self.max_word_length,
+            special_tokens=more.special,
+            added_tokens=more.others,
+            more_tokens=tokens[len(self._of_pieces) :],
+            decoder=self.decoder,
+            framing=self.framing,
+        )
+
     def encode_with_offsets(
         self, text: str, *, allowed_special: Collection[str] | Literal["all"] = "all"
     ) -> tuple[list[int], list[tuple[int, int]]]:
@@ -338,7 +399,7 @@ class WordPieceTokenizer:
             "unk_token": self.unk,
             "continuing_subword_prefix": self.continuation,
             "max_input_chars_per_word": self.max_word_length,
-            "vocab": self._ids,
+            "vocab": self._of_pieces,
         }
         parts = {
             "normalizer": components.write(self._normalise),
@@ -373,7 +434,7 @@ class WordPieceTokenizer:
             components.refuse("model.unk_token", "a token of model.vocab", unk)
         with tokenizer_json.reading("WordPiece"):
             return cls(
-                parts.vocabulary,
+                parts.model["vocab"],
                 lowercase=normaliser.lowercase,
                 strip_accents=normaliser.strip_accents,
                 split_cjk=normaliser.handle_chinese_chars,
@@ -383,6 +444,7 @@ class WordPieceTokenizer:
                 max_word_length=parts.setting("max_input_chars_per_word", int),
                 special_tokens=parts.special,
                 added_tokens=parts.others,
+                more_tokens=[token for token in parts.vocabulary if token not in parts.model["vocab"]],
                 decoder=with_spaces if parts.decoder is None else parts.decoder,
                 framing=parts.framing,
             )
@@ -431,7 +493,7 @@ class WordPieceTokenizer:
         """The pieces of a word, each with its place in it."""
         pieces = None
         if len(word) <= self.max_word_length:
-            pieces = longest_match(word, self._ids, self.continuation, self._longest)
+            pieces = longest_match(word, self._of_pieces, self.continuation, self._longest)
         if pieces is None:
             return [(self.unk, 0, len(word))]
         lengths = [len(piece) - (len(self.continuation) if i else 0) for i, piece in enumerate(pieces)]

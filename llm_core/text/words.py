@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain
 
-from llm_core.text.streaming import AT_SPACES, Cuts
+from llm_core.text.streaming import AT_SPACES, Cuts, encode_bits
 from llm_core.text.tokenizer import Vocabulary
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -71,7 +70,7 @@ class WordTokenizer:
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
         """The ids of a text that comes bit by bit, such as an open file: what `encode` gives for all of it, joined."""
-        return chain.from_iterable(map(self.encode, Cuts(AT_SPACES).parts(texts)))
+        return encode_bits(texts, self.encode, Cuts(AT_SPACES))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a sequence of ids: spaces between words, none before a punctuation mark.

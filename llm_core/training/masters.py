@@ -32,7 +32,8 @@ class MasterWeights(torch.optim.Optimizer):
         dtype: what the model computes in.
 
     Raises:
-        ValueError: the optimizer was used already, or holds what is no parameter of the model.
+        ValueError: the optimizer was used already, or holds what is no parameter of the model; or dtype holds whole
+            numbers.
 
     Source: Micikevicius et al. 2018, section 3.1.
     """
@@ -40,6 +41,8 @@ class MasterWeights(torch.optim.Optimizer):
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, *, dtype: torch.dtype = torch.bfloat16
     ) -> None:
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype is a kind of floating-point numbers, such as torch.bfloat16: got {dtype}")
         if optimizer.state:
             raise ValueError("masters are made for an optimizer that has taken no step yet: make a new one")
         known = {id(parameter) for parameter in model.parameters()}
@@ -85,12 +88,20 @@ class MasterWeights(torch.optim.Optimizer):
         """Go on from what `state_dict` gave; the model's weights are the masters, rounded, afterwards.
 
         Raises:
-            ValueError: it is the state of an optimizer without masters, or of one with other groups.
+            ValueError: it is the state of an optimizer without masters, of one with other groups, or of another model.
         """
         pairs = self._pairs()
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(f'a state has "state" and "param_groups": this one has {[*state_dict]}')
         masters = [state_dict["state"].get(i, {}).get("master") for i in range(len(pairs))]
         if any(master is None for master in masters):
             raise ValueError("this state has no masters: it was saved by another optimizer, not by MasterWeights")
+        for i, ((_, master), saved) in enumerate(zip(pairs, masters, strict=True)):
+            if master.shape != saved.shape:
+                raise ValueError(
+                    f"the master of parameter {i} is {tuple(master.shape)}, and {tuple(saved.shape)} in this state: "
+                    "give the state of the same model"
+                )
         rest = {
             i: kept
             for i, of_one in state_dict["state"].items()

@@ -8,6 +8,7 @@ Source: Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,7 +27,7 @@ class AdamW(torch.optim.Optimizer):
         weight_decay: lr x weight_decay of each weight is taken off at each step.
 
     Raises:
-        ValueError: a negative learning rate, eps or decay, or a beta outside 0 ... 1.
+        ValueError: a learning rate, eps or decay that is negative or not finite, or a beta outside 0 ... 1.
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class AdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        if lr < 0 or eps < 0 or weight_decay < 0:
-            raise ValueError(f"lr, eps and weight_decay must not be negative: got {lr}, {eps}, {weight_decay}")
+        if not all(0 <= value < math.inf for value in (lr, eps, weight_decay)):
+            raise ValueError(f"lr, eps and weight_decay are numbers from 0 on: got {lr}, {eps}, {weight_decay}")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas are shares, 0 <= beta < 1: got {betas}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})

@@ -219,3 +219,27 @@ def test_every_corpus_says_what_it_is_and_under_which_terms(name):
     assert corpus.source
     assert (corpus.file is None) == (name in corpora.INSTALLED)
     assert corpus.file is None or (corpus.size > 0 and re.fullmatch(r"[0-9a-f]{64}", corpus.sha256))
+
+
+def test_a_python_without_its_topics_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(CorpusError, match="without the topics of pydoc: use another one"):
+        load_text("pydoc-topics")
+
+
+def test_every_error_of_every_corpus_names_it_and_a_way_out(tmp_path):
+    for name, corpus in CORPORA.items():
+        if corpus.file is None:
+            with pytest.raises(CorpusError, match=re.escape(f"read it with load_text({name!r})")):
+                corpus_path(name)
+        elif corpus.url is not None:
+            place = tmp_path / corpus.file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.unlink(missing_ok=True)
+            for content in (None, b"", b"x" * min(corpus.size or 9, 10_000_000)):
+                if content is not None:
+                    place.write_bytes(content)
+                with pytest.raises(CorpusError, match=re.escape(str(place)) + ".*run `curl") as caught:
+                    corpus_path(name, cache=tmp_path)
+                assert corpus.url in str(caught.value)
+            place.unlink()

@@ -173,6 +173,27 @@ def test_functions_that_no_process_could_find_are_refused(tmp_path):
         run_processes(meet, 0)
 
 
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
+def test_a_time_limit_that_is_none_is_refused(timeout):
+    for call in (lambda: run_processes(meet, 1, timeout=timeout), init_from_environment(timeout=timeout).__enter__):
+        with pytest.raises(ValueError, match=f"timeout must be a number of seconds above 0: got {timeout}"):
+            call()
+
+
+def test_arguments_that_cannot_be_pickled_are_refused_before_anything_is_started(monkeypatch):
+    monkeypatch.setattr(launch, "_fork", None)
+    monkeypatch.setattr(launch, "_start", None)
+    for argument in (lambda: None, (i for i in "ab"), sys.stdout):
+        with pytest.raises(ValueError, match=r"must be pickled for that: .*Give what they are made from"):
+            run_processes(meet, 1, argument)
+
+
+def test_a_file_that_is_no_module_is_named(tmp_path):
+    (tmp_path / "work.txt").write_text("def work(worker): return 1")
+    with pytest.raises(ImportError, match=r"work\.txt cannot be read as a Python module: its name should end in \.py"):
+        launch._load("", str(tmp_path / "work.txt"), "work")
+
+
 # ---- this process alone ----
 
 
@@ -207,6 +228,26 @@ def test_half_an_environment_is_refused(bare):
     message = r"\['RANK', 'MASTER_PORT'\] are there and \['WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'\] are not"
     with pytest.raises(ValueError, match=message), init_from_environment():
         pass
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"RANK": "x"}, "RANK must be a whole number from 0 on: got 'x'. Let torchrun set it"),
+        ({"RANK": ""}, "RANK must be a whole number from 0 on: got ''"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK must be a whole number from 0 on: got '-1'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be a whole number from 1 on: got '0'"),
+        ({"WORLD_SIZE": "1.5"}, "WORLD_SIZE must be a whole number from 1 on: got '1.5'"),
+        ({"RANK": "2"}, "ranks run from 0 to WORLD_SIZE - 1: got RANK=2, WORLD_SIZE=2"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_refused_by_name(bare, said, message):
+    whole = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in (whole | said).items():
+        bare.setenv(name, value)
+    with pytest.raises(ValueError, match=message), init_from_environment(device="cpu"):
+        pass
+    assert not dist.is_initialized()
 
 
 @pytest.mark.usefixtures("bare")

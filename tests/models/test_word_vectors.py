@@ -197,3 +197,14 @@ def test_what_cannot_work_is_refused():
         count_words(["one two"])
     with pytest.raises(ValueError, match="min_count=3 times: the most frequent of 2 comes 2 times"):
         count_words([["a", "a", "b"]], min_count=3)
+
+
+def test_a_blank_at_the_end_of_a_line_is_passed_over_as_the_word2vec_program_writes_it(tmp_path: Path):
+    (tmp_path / "v").write_bytes(b"2 2\na 1 2 \nb 3 4 \n")
+    assert WordVectors.load(tmp_path / "v").matrix.tolist() == [[1, 2], [3, 4]]
+
+
+def test_an_analogy_that_names_a_word_twice_leaves_out_one():
+    vectors = WordVectors(["a", "b", "c"], torch.eye(3))
+    assert {word for word, _ in vectors.analogy("a", "a", "b", 3)} == {"c"}
+    assert {word for word, _ in vectors.analogy("a", "a", "a", 3)} == {"b", "c"}

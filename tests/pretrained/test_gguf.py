@@ -16,7 +16,9 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf_files import shapes, theirs_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
+from transformers import MixtralConfig, MixtralForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llm_core.generation.generate import generate
 from llm_core.models.llama import LLAMA_SIZES, Llama, LlamaConfig
@@ -52,6 +54,9 @@ FORMATS = {
     "8 bits": GGMLQuantizationType.Q8_0,
     "4 bits": GGMLQuantizationType.Q4_1,
 }
+
+
+YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16}
 
 
 def small_file(
@@ -141,6 +146,77 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
     assert load_gguf(small_file(file, said={"context_length": 30})).config.context == 30
 
 
+@pytest.mark.parametrize("betas", [{}, {"yarn_beta_fast": 8.0, "yarn_beta_slow": 2.0}])
+def test_yarn_gives_the_logits_of_transformers(betas, tmp_path):
+    said = YARN | {f"rope.scaling.{key}": value for key, value in betas.items()}
+    file = small_file(tmp_path / "small.gguf", said=said)
+    theirs = theirs_of(file)  # transformers leaves it out when it reads a GGUF file, so it is told
+    theirs.config.rope_parameters = {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "rope_theta": 500.0,
+        **{key.removeprefix("yarn_"): value for key, value in betas.items()},
+    }
+    theirs.model.rotary_emb = LlamaRotaryEmbedding(theirs.config)
+    ids = torch.randint(50, (3, 40), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(load_gguf(file)(ids), theirs(ids).logits, rtol=1e-5, atol=2e-5)
+
+
+def test_experts_give_the_logits_of_transformers(tmp_path):
+    plain = shapes()
+    for i in range(2):
+        for name in ("gate", "up", "down"):
+            shape = plain.pop(f"blk.{i}.ffn_{name}.weight")
+            plain[f"blk.{i}.ffn_{name}_exps.weight"] = (3, *shape)
+        plain[f"blk.{i}.ffn_gate_inp.weight"] = (3, 32)
+    file = small_file(tmp_path / "small.gguf", said={"expert_count": 3, "expert_used_count": 2}, tensors=plain)
+    ours = load_gguf(file)
+    assert (ours.config.n_experts, ours.config.experts_per_token) == (3, 2)
+    theirs = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, num_local_experts=3, num_experts_per_tok=2, rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, sliding_window=None,
+            tie_word_embeddings=True, max_position_embeddings=40, attn_implementation="eager",
+        )
+    )  # fmt: skip
+    stored = {tensor.name: torch.tensor(tensor.data) for tensor in gguf.GGUFReader(file).tensors}
+    state = theirs.state_dict()
+    for name, value in theirs_named(stored).items():
+        assert state[name].copy_(value).shape == value.shape
+    ids = torch.randint(50, (3, 40), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(ids), theirs.eval()(ids).logits, rtol=1e-5, atol=2e-5)
+    assert dict(gguf_weights(file)).keys() == ours.state_dict().keys()
+
+
+def theirs_named(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a converter to GGUF reads, from what it wrote: Mixtral's names in transformers, and its order of rows."""
+    named = {
+        "model.embed_tokens.weight": stored["token_embd.weight"],
+        "model.norm.weight": stored["output_norm.weight"],
+    }
+    for i in range(2):
+        old, new = f"blk.{i}", f"model.layers.{i}"
+        for theirs, ours in (("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")):
+            named[f"{new}.{ours}.weight"] = stored[f"{old}.{theirs}.weight"]
+        for theirs, ours, heads in (
+            ("q", "q_proj", 4),
+            ("k", "k_proj", 2),
+            ("v", "v_proj", 0),
+            ("output", "o_proj", 0),
+        ):
+            weight = stored[f"{old}.attn_{theirs}.weight"]
+            if heads:
+                weight = weight.view(heads, 4, 2, 32).transpose(1, 2).reshape(weight.shape)
+            named[f"{new}.self_attn.{ours}.weight"] = weight
+        gate, up, down = (stored[f"{old}.ffn_{name}_exps.weight"] for name in ("gate", "up", "down"))
+        named[f"{new}.mlp.gate.weight"] = stored[f"{old}.ffn_gate_inp.weight"]
+        named[f"{new}.mlp.experts.gate_up_proj"] = torch.cat((gate, up), 1)
+        named[f"{new}.mlp.experts.down_proj"] = down
+    return named
+
+
 # ---- what is refused ----
 
 
@@ -149,10 +225,23 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
     [
         ({"architecture": "mamba"}, '"general.architecture": \'mamba\', but this loader only reads "llama"'),
         (
-            {"said": {"rope.scaling.type": "yarn"}},
-            "\"llama.rope.scaling.type\": 'yarn', which this loader does not know",
+            {"said": {"rope.scaling.type": "longrope"}},
+            "\"llama.rope.scaling.type\": 'longrope', which this loader does not know",
         ),
-        ({"said": {"expert_count": 8}}, '"llama.expert_count": 8, but this loader reads models without experts'),
+        ({"said": {"rope.scaling.type": "yarn"}}, '"llama.rope.scaling.original_context_length": None, where "yarn"'),
+        (
+            {"said": YARN | {"rope.scaling.yarn_beta_fast": 0.5}},
+            'fast must be above slow.*"llama.rope.scaling.yarn_beta_fast"',
+        ),
+        (
+            {"said": {"rope.scaling.yarn_beta_slow": 2.0}},
+            '"llama.rope.scaling.yarn_beta_slow", but "llama.rope.scaling.type": \'none\'',
+        ),
+        ({"said": YARN | {"rope.scaling.attn_factor": 0.5}}, '"llama.rope.scaling.attn_factor": 0.5, which'),
+        ({"said": {"expert_count": 8}}, '"llama.expert_count": 8 and "llama.expert_used_count": 0, but a token uses'),
+        ({"said": {"expert_count": 2, "expert_used_count": 3}}, '"llama.expert_used_count": 3, but'),
+        ({"said": {"expert_count": 8, "expert_used_count": 2}}, '"llama.expert_count" is 8, and block 0 has 0 experts'),
+        ({"said": {"expert_weights_norm": 1}}, '"llama.expert_weights_norm": 1, which'),
         ({"said": {"leaky": 1}}, '"llama.leaky": 1, which'),
         ({"said": {"embedding_length": None}}, 'no "llama.embedding_length"'),
         ({"said": {"attention.layer_norm_rms_epsilon": None}}, 'no "llama.attention.layer_norm_rms_epsilon"'),

@@ -21,6 +21,7 @@ from gguf.gguf_writer import GGUFValue
 from gguf_files import shapes, theirs_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llm_core.pretrained import gguf as ours
@@ -30,6 +31,7 @@ NAMES = ["<unk>", "<|end|>", "<think>", "    ", "[PAD]"]
 LETTERS = sorted(set("theinkunkpadxPAD<>|/s[]Ġ"))  # enough for the texts here, and few to be read again and again
 TOKENS = [*LETTERS, "he", "Ġt", "Ġthe", *NAMES]
 TYPES = [1] * (len(LETTERS) + 3) + [2, 3, 4, 4, 5]
+END = TOKENS.index("<|end|>")
 MERGES = ["h e", "Ġ t", "Ġt he"]
 IDS = torch.randint(50, (2, 12), generator=torch.Generator().manual_seed(0))
 TEXT = "the the<think>x    </s><|end|>[PAD] h<unk>"
@@ -316,7 +318,45 @@ def test_every_entry_of_the_tokenizer_is_obeyed_or_refused_by_name(tmp_path):
     assert verdicts["refused"] > 50, verdicts
 
 
-@pytest.mark.parametrize("key", ["add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix", "new_setting"])
+@pytest.mark.parametrize("bos", [True, False, None])
+@pytest.mark.parametrize("eos", [True, False, None])
+def test_a_token_at_the_beginning_and_one_at_the_end_are_those_of_transformers(bos, eos, tmp_path):
+    def edit(writer: GGUFWriter) -> None:
+        for name, added, id_ in (("bos", bos, END), ("eos", eos, END + 1)):
+            setting(f"tokenizer.ggml.add_{name}_token", added)(writer)
+            setting(f"tokenizer.ggml.{name}_token_id", id_)(writer)
+
+    tokenizer = gguf_tokenizer(write(tmp_path / "it.gguf", edit))
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.to_json()),
+        bos_token=TOKENS[END],
+        eos_token=TOKENS[END + 1],
+        add_bos_token=bool(bos),
+        add_eos_token=bool(eos),
+    )
+    theirs.update_post_processor()
+    plain = tokenizer.encode("the")
+    added = tokenizer.encode("the", add_special_tokens=True)
+    assert added == theirs("the").input_ids == [END] * bool(bos) + plain + [END + 1] * bool(eos)
+    pair = theirs("the", "he", return_token_type_ids=True)
+    assert tokenizer.encode_pair("the", "he") == (pair.input_ids, pair.token_type_ids)
+    assert tokenizer.tokens("the") == ["t", "he"]  # nothing is added unless asked for
+
+
+@pytest.mark.parametrize("name", ["bos", "eos"])
+@pytest.mark.parametrize("value", [None, -1, len(TOKENS), 2.0, True, "7"])
+def test_a_flag_without_its_token_is_refused(name, value, tmp_path):
+    def edit(writer: GGUFWriter) -> None:
+        setting(f"tokenizer.ggml.add_{name}_token", True)(writer)
+        setting(f"tokenizer.ggml.{name}_token_id", value)(writer)
+
+    with pytest.raises(
+        ValueError, match=rf'"tokenizer.ggml.add_{name}_token": True and "tokenizer.ggml.{name}_token_id'
+    ):
+        gguf_tokenizer(write(tmp_path / "it.gguf", edit))
+
+
+@pytest.mark.parametrize("key", ["add_sep_token", "add_space_prefix", "new_setting"])
 def test_a_tokenizer_that_adds_something_is_refused(key, tmp_path):
     file = write(tmp_path / "it.gguf", setting(f"tokenizer.ggml.{key}", True))
     with pytest.raises(ValueError, match=rf'it.gguf: the file says "tokenizer.ggml.{key}": True'):

@@ -12,10 +12,16 @@ import tiktoken
 from corpus import AWKWARD, chinese, code, english, mixed_text
 from tokenizers import AddedToken, Tokenizer
 
-from llm_core.text import streaming
+from llm_core.text import normalisers, pretokenisers, streaming
 from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.characters import CharacterTokenizer
+from llm_core.text.framing import Framing, Truncation
+from llm_core.text.precompiled import Nmt
 from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2, O200K, WHITESPACE, WHOLE, Split
+from llm_core.text.special import AddedToken as OurToken
+from llm_core.text.unigram_fast import UnigramTokenizer
+from llm_core.text.wordpiece import SPECIAL as BERT_SPECIAL
+from llm_core.text.wordpiece_fast import WordPieceTokenizer
 from llm_core.text.words import WordTokenizer
 
 SPECIAL = ["<|end|>", "<|end|><|end|>", " <a b>", "結 束", "word\n"]
@@ -143,6 +149,184 @@ def test_words_and_characters_too(monkeypatch):
     text = english()[:2000]
     for tokenizer in (WordTokenizer.train([text[:1000]]), CharacterTokenizer.train(text)):
         assert list(tokenizer.encode_iterable(bits(text, draw, 5))) == tokenizer.encode(text)
+
+
+# --- WordPiece and Unigram ---
+
+MARKS = ["[MASK]", "[MASK][MASK]", "word", " <a>"]
+# As RoBERTa's and XLM-RoBERTa's mask: it takes the spaces before it with it.
+TAKES_SPACES = OurToken("<m>", lstrip=True)
+SPACED = normalisers.Replace({"Regex": " {2,}"}, "▁")
+OF_ONE_SPACE = normalisers.InTurn((Nmt(), normalisers.NFKC(), normalisers.Strip(False, True), SPACED))
+WORDS_THEN_MARKS = pretokenisers.InTurn((pretokenisers.WhitespaceSplit(), pretokenisers.Metaspace("▁")))
+UNIGRAMS = {
+    "always": {},
+    "first": {"split": pretokenisers.Metaspace("▁", "first")},
+    "never": {"split": pretokenisers.Metaspace("▁", "never")},
+    "words, then marks": {"split": WORDS_THEN_MARKS},
+    "nfkc": {"normaliser": normalisers.NFKC()},
+    "as T5": {"normaliser": OF_ONE_SPACE},
+    "as XLM-RoBERTa": {"normaliser": normalisers.NFC(), "split": WORDS_THEN_MARKS},
+    "whole": {"split": WHOLE},
+    "first word": {
+        "split": pretokenisers.InTurn((pretokenisers.WhitespaceSplit(), pretokenisers.Metaspace("▁", "first")))
+    },
+    "without spaces": {"normaliser": normalisers.Replace({"Regex": "\\s+"}, "")},
+}
+WORDPIECES = {
+    "bert": {},
+    "cased": {"lowercase": False, "strip_accents": True, "split_cjk": False},
+    "uncleaned": {"clean_text": False},
+}
+NOT_CUT = {"whole", "first word", "without spaces"}  # but around added tokens
+
+
+@pytest.fixture(scope="module")
+def others() -> dict[str, WordPieceTokenizer | UnigramTokenizer]:
+    texts = [english()[:10_000], chinese()[:300], code()[:4000]]
+    words = WordPieceTokenizer.train(texts, 900)
+    pieces = UnigramTokenizer.train(texts, 600, seeds=3000)
+    found = {}
+    for name, options in WORDPIECES.items():
+        special = [*BERT_SPECIAL, TAKES_SPACES, *MARKS]
+        found[name] = WordPieceTokenizer(
+            words.vocabulary,
+            more_tokens=[name for name in ("<m>", *MARKS) if name not in words.vocabulary],
+            special_tokens=special,
+            **options,
+        )
+    for name, options in UNIGRAMS.items():
+        found[name] = UnigramTokenizer(
+            pieces.pieces,
+            special_tokens=["<unk>", TAKES_SPACES],
+            added_tokens=MARKS,
+            more_tokens=["<m>", *MARKS],
+            **options,
+        )
+    return found
+
+
+@pytest.mark.parametrize("name", [*WORDPIECES, *UNIGRAMS])
+def test_bits_give_other_tokenizers_the_ids_of_the_package_tokenizers(name, others, monkeypatch):
+    monkeypatch.setattr(streaming, "ENOUGH", 1)
+    ours, draw, n_parts = others[name], random.Random(0), 0
+    last = streaming.Cuts.last
+    theirs = None if name == "first word" else Tokenizer.from_str(ours.to_json())  # which has another "first"
+
+    def counted(cuts, text):
+        nonlocal n_parts
+        cut = last(cuts, text)
+        n_parts += cut > 0
+        return cut
+
+    monkeypatch.setattr(streaming.Cuts, "last", counted)
+    parts = [
+        *MARKS,
+        "<m>",
+        " ",
+        "  ",
+        "a",
+        "the",
+        "of",
+        "[MAS",
+        "K]",
+        "\n",
+        "結",
+        "'",
+        "wor",
+        "d",
+        "é",
+        "\u0301",
+        "▁",
+        ".",
+        "ﬁ",
+    ]
+    texts = ["".join(draw.choices(LETTERS, k=draw.randrange(14))) for _ in range(100)]
+    texts += ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(250)]
+    plain = 0
+    for text in [*texts, *(text for text in AWKWARD if len(text) < 200), mixed_text()[:1500]]:
+        ids = ours.encode(text)
+        if theirs is not None:
+            assert ids == theirs.encode(text, add_special_tokens=False).ids, text
+        assert list(ours.encode_iterable(bits(text, draw, 3))) == ids, text
+        plain += not any(mark in text for mark in [*MARKS, "<m>"])
+        free = ours.encode(text, allowed_special=())
+        assert list(ours.encode_iterable(bits(text, draw, 9), allowed_special=())) == free, text
+    assert n_parts > 80
+    assert plain > 50
+
+
+@pytest.mark.parametrize("name", [*WORDPIECES, *UNIGRAMS])
+def test_other_tokenizers_read_a_text_without_end_as_far_as_it_is_needed(name, others):
+    ours, line = others[name], "the word, and another one\n"
+    read = itertools.count()
+    if name in NOT_CUT:
+        line += " <a>"
+    ids = ours.encode_iterable(line for _ in read)
+    assert list(itertools.islice(ids, 50)) == ours.encode(line * 50)[:50]
+    assert next(read) * len(line) <= streaming.ENOUGH + 2 * len(line)
+    if name in NOT_CUT:
+        assert len(list(ours.encode_iterable(["the word " * 3000]))) == len(ours.encode("the word " * 3000))
+
+
+def test_a_longest_length_holds_for_the_whole_text(others, learned):
+    for ours in (others["bert"], others["always"], learned):
+        short = type(ours).from_json(ours.to_json())
+        short.framing = Framing(truncation=Truncation(5))
+        text = "the of a the of a the of a " * 700
+        assert list(short.encode_iterable([text])) == short.encode(text) == ours.encode(text)[:5]
+
+
+@pytest.mark.parametrize("name", ["bert", "always"])
+def test_other_tokenizers_refuse_one_string_and_an_unknown_special_token_at_once(name, others):
+    with pytest.raises(ValueError, match="list of texts or an open file"):
+        others[name].encode_iterable("text")
+    with pytest.raises(ValueError, match="no special token"):
+        others[name].encode_iterable(["text"], allowed_special=["<x>"])
+    assert list(others[name].encode_iterable(["", ""])) == []
+
+
+@pytest.mark.parametrize("name", ["bert", "cased", "always", "as XLM-RoBERTa"])
+@pytest.mark.parametrize(
+    "added", [["<a>"], ["<a>", "<b>", "<a>"], ["[MASK]", "word", "<c>"], ["the", "new", "##new"], ["x y", "結束"], []]
+)
+def test_others_special_tokens_added_later_have_the_ids_of_tokenizers(added, name, others):
+    before = others[name]
+    theirs = Tokenizer.from_str(before.to_json())
+    theirs.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
+    ours = before.with_special_tokens(added)
+    assert ours.vocabulary.ids == theirs.get_vocab(with_added_tokens=True)
+    assert set(ours.special_tokens) == {*before.special_tokens, *added}
+    assert ours.vocab_size - before.vocab_size == len(ours.vocabulary) - len(before.vocabulary)
+    again = type(ours).from_json(ours.to_json())
+    assert (again.vocabulary, again.special_tokens) == (ours.vocabulary, ours.special_tokens)
+    draw = random.Random(0)
+    parts = [*added, *MARKS, "<m>", " ", "a", "The", "NEW", "newer", "other", "<", ">", "x", "y", "\n", "束", "##"]
+    for _ in range(200):
+        text = "".join(draw.choices(parts, k=draw.randrange(8)))
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids == again.encode(text), text
+        for skip in (False, True):
+            assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip), text
+        assert list(ours.encode_iterable(bits(text, draw, 3))) == ids
+    assert ours.with_special_tokens([]).vocabulary == ours.vocabulary
+
+
+@pytest.mark.parametrize("name", ["bert", "always"])
+def test_no_empty_token_can_be_added(name, others):
+    with pytest.raises(ValueError, match="a special token cannot be empty"):
+        others[name].with_special_tokens([""])
+    with pytest.raises(ValueError, match="list of special tokens: got one string"):
+        others[name].with_special_tokens("<a>")
+
+
+def test_a_token_that_was_added_is_no_piece_of_a_word(others):
+    # In lower case "NEW" is "new", which is a special token and no piece.
+    ours = others["bert"].with_special_tokens(["qzx", "##qzx"])
+    theirs = Tokenizer.from_str(ours.to_json())
+    for text in ("qzx", "QZX", "aQZX", "qzxa", "##QZX"):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+    assert ours.vocabulary.ids["qzx"] not in ours.encode("qzx", allowed_special=())
 
 
 # --- special tokens that are added later ---

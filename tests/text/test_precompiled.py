@@ -112,3 +112,27 @@ def test_a_trie_that_leads_outside_itself_is_refused():
         [damaged(character) for character in CHARACTERS[:30_000]]
     with pytest.raises(ValueError, match="damaged"):
         DoubleArray(()).shortest_prefix(b"a")
+
+
+def table(units: dict[int, int], replacements: bytes) -> bytes:
+    row = [units.get(place, 0) for place in range(512)]
+    return struct.pack("<513I", 4 * len(row), *row) + replacements
+
+
+WORD_ENDS, IN_256, LEAF = 1 << 8, 1 << 9, 1 << 31
+# "a" is replaced by what stands at 2. Its children begin 256 places on, which small tables never need to say; and the
+# last replacement has no zero byte behind it.
+FAR = table(
+    {0: 1 << 10 | IN_256, 256 ^ ord("a"): ord("a") | WORD_ENDS | 3 << 10, 256 ^ ord("a") ^ 3: LEAF | 2}, b"x\0yz"
+)
+# Byte 0 leads from node 1 to a unit that bears the label 0, and is no label.
+ZERO = table({0: 1 << 10, 1: WORD_ENDS}, b"x\0")
+
+
+@pytest.mark.parametrize(("made", "text", "expected"), [(FAR, "bab", "byzb"), (ZERO, "a\0b", "a\0b")])
+def test_a_table_made_by_hand_is_read_unit_by_unit(made, text, expected):
+    assert Precompiled(base64.b64encode(made).decode())(text) == expected
+    if made is ZERO:
+        assert normalizers.Precompiled(made).normalize_str(text) == expected
+    else:  # the package tokenizers asks for a zero byte at the end
+        assert normalizers.Precompiled(made + b"\0").normalize_str(text) == expected

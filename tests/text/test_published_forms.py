@@ -6,7 +6,7 @@ import random
 
 import published
 import pytest
-from tokenizers import Tokenizer, decoders
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.bulk import BulkTokenizer
@@ -123,3 +123,13 @@ def test_the_decoder_of_a_file_is_obeyed():
         ids = their.encode("the cat, the dogs. don't!", add_special_tokens=False).ids
         assert WordPieceTokenizer.from_json(their.to_str()).decode(ids) == their.decode(ids, skip_special_tokens=False)
     assert "," in their.decode(ids)
+
+
+def test_an_added_character_that_is_no_token_of_the_model_is_refused():
+    # In lower case "É" is "é", which then is the model's unknown character, and would here be the added token.
+    theirs = Tokenizer(models.BPE({"<unk>": 0, "a": 1, "b": 2, "ab": 3}, [("a", "b")], unk_token="<unk>"))
+    theirs.normalizer = normalizers.Lowercase()
+    theirs.add_special_tokens([AddedToken("é", normalized=False)])
+    assert theirs.encode("aÉ").ids == [1, 0]
+    with pytest.raises(ValueError, match=r"the added token 'é' must be longer than one character, or in model\.vocab"):
+        BPETokenizer.from_json(theirs.to_str())

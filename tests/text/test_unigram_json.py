@@ -248,3 +248,22 @@ def test_every_entry_is_obeyed_or_refused(their):
     assert counts["tried"] >= 1100
     assert counts["equal"] >= 140
     assert counts["refused"] >= 850
+
+
+@pytest.mark.parametrize("score", ["1e999", "-1e999", "Infinity", "-Infinity", "NaN"])
+def test_a_score_that_is_not_finite_is_refused_by_its_place(score, tmp_path):
+    text = like_xlm_roberta(tmp_path).to_str().replace("-2.75", score)
+    our, refused = ours(text)
+    assert our is None
+    assert "model.vocab[" in refused
+
+
+def test_the_unknown_piece_is_one_of_the_pieces(tmp_path):
+    content = json.loads(like_xlm_roberta(tmp_path).to_str())
+    n = len(content["model"]["vocab"])
+    for unk_id in (n, n + 1):
+        our, refused = ours(edited(content, ("model", "unk_id"), unk_id))
+        assert our is None
+        assert f"the place of one of the {n} pieces" in refused
+    our, refused = ours(edited(content, ("model", "unk_id"), n - 1))
+    assert our is not None, refused

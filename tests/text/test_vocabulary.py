@@ -98,3 +98,9 @@ def test_as_many_parts_are_remembered_as_there_is_room_for():
     assert asked == ["a", "bb", "long", "long"]
     assert ids["ccc"] == (3,)  # no room: what was there is forgotten
     assert list(ids) == ["ccc"]
+
+
+@pytest.mark.parametrize("ids", ["ab", ["a"], [0.5], [None], [[0]]])
+def test_what_is_no_id_is_refused_with_the_way_to_one(ids):
+    with pytest.raises(ValueError, match=r"ids are whole numbers .*the id of a token is vocabulary\.ids\[token\]"):
+        Vocabulary(["a", "b"]).tokens_of(iter(ids))

@@ -172,3 +172,21 @@ def test_says_what_is_wrong():
     other = gpt()
     with pytest.raises(ValueError, match="no masters"):
         MasterWeights(other, AdamW(other.parameters())).load_state_dict(used.state_dict())
+
+
+def test_states_of_other_models_and_whole_numbers_are_refused():
+    model, other = nn.Linear(3, 2), nn.Linear(3, 1)
+    with pytest.raises(ValueError, match=r"floating-point numbers, such as torch\.bfloat16: got torch\.int8"):
+        MasterWeights(model, AdamW(model.parameters()), dtype=torch.int8)
+    assert model.weight.dtype == torch.float32
+    ours, theirs = (MasterWeights(net, AdamW(net.parameters())) for net in (model, other))
+    before = model.weight.clone()
+    # Without the check, one row would be spread over two.
+    with pytest.raises(ValueError, match=r"the master of parameter 0 is \(2, 3\), and \(1, 3\) in this state"):
+        ours.load_state_dict(theirs.state_dict())
+    for key in ("state", "param_groups"):
+        state = ours.state_dict()
+        del state[key]
+        with pytest.raises(ValueError, match='a state has "state" and "param_groups": this one has'):
+            ours.load_state_dict(state)
+    assert torch.equal(model.weight, before)

@@ -110,6 +110,9 @@ def test_matrices_decay_and_vectors_do_not():
     assert {id(p) for p in keep["params"]} == {id(p) for p in (model[1].bias, *model[2].parameters())}
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -118,6 +121,12 @@ def test_matrices_decay_and_vectors_do_not():
         ({"weight_decay": -1.0}, r"-1\.0$"),
         ({"betas": (1.0, 0.9)}, r"\(1\.0, 0\.9\)"),
         ({"betas": (0.9, -0.1)}, r"\(0\.9, -0\.1\)"),
+        *(
+            ({name: value}, rf"numbers from 0 on: got .*{value}")
+            for name in ("lr", "eps", "weight_decay")
+            for value in (NAN, INF)
+        ),
+        ({"betas": (NAN, 0.9)}, "betas are shares"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
