@@ -82,8 +82,11 @@ def read_rope(config: Mapping[str, Any], *, base: float, context: int, d_head: i
     unknown = set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[name]}
     if any(rope[entry] is not None for entry in unknown):
         raise _unknown(key, config[key], f"the rope_type {name} without {', '.join(sorted(unknown))}")
-    width = _part(config, rope, d_head) if phi else _whole(config, rope)
-    if phi:
+    width = None
+    if not phi:
+        _whole(config, rope)
+    else:
+        width = _part(config, rope, d_head)
         original = "original_max_position_embeddings"
         config = {**config, original: obeyed(config, original, _PHI_CONTEXT)}
     with naming(config, ["max_position_embeddings", *(entry for entry in ROPE_ENTRIES if entry in config)]):

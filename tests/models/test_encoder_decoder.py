@@ -230,7 +230,7 @@ def test_sizes_below_one_are_refused(name):
         ({"pad_id": 29}, r"0 \.\.\. 28: got 29"),
         ({"pad_id": -1}, "got -1"),
         ({"dropout": 1.0}, r"got 1\.0"),
-        ({"activation": "tanh"}, "relu, silu, gelu: got tanh"),
+        ({"activation": "tanh"}, "relu, silu, gelu, gelu_tanh: got tanh"),
     ],
 )
 def test_other_impossible_configs_are_refused(change, message):
