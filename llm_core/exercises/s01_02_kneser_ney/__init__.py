@@ -1,0 +1,1 @@
+"""Exercise 01/02: Kneser-Ney smoothing from a table of counts."""
