@@ -77,6 +77,19 @@ def example_data() -> dict[str, Any]:
             "query": 7,
             "key": 2,
         },
+        "ngram": {
+            "orders": [
+                {"n": 1, "words": ["<b>", ",", "it"], "copied": [1, 1, 1], "perplexity": 313.4, "seen": 92.8},
+                {
+                    "n": 5,
+                    "words": list("abcdefg!h"),
+                    "copied": [7, 7, 7, 7, 7, 7, 7, 1, 2],
+                    "perplexity": 1e4,
+                    "seen": 0.66,
+                },
+                {"n": 7, "words": list("abcdef.gh"), "copied": [9] * 9, "perplexity": 175.0, "seen": 0.04},
+            ]
+        },
     }
 
 
@@ -98,6 +111,9 @@ BROKEN: list[tuple[str, Any]] = [
     ("attention", None),
     *(("rope", {k: v for k, v in EXAMPLES["rope"].items() if k != gone}) for gone in ("thetas", "q", "k", "positions")),
     ("rope", {**EXAMPLES["rope"], "q": [[1.0, 0.0, 0.0]] * 4}),
+    ("ngram", {"orders": []}),
+    ("ngram", {"orders": [{**EXAMPLES["ngram"]["orders"][0], "copied": [1, 1]}]}),
+    ("ngram", {"orders": [{**EXAMPLES["ngram"]["orders"][0], "seen": None}]}),
 ]
 
 
@@ -377,9 +393,28 @@ def check_rope(figure: Figure) -> None:
     }
 
 
+def check_ngram(figure: Figure) -> None:
+    """Every n: the text word for word, its long copied stretches marked whole, and the numbers of the data."""
+    for place, order in enumerate(figure.data["orders"]):
+        figure.set(n=place)
+        shown = figure.readings()
+        assert shown["n"] == str(order["n"])
+        assert same(shown["perplexity"], order["perplexity"], 0)
+        assert same(shown["seen"], order["seen"], 1)
+        assert shown["stretch"] == str(max(order["copied"]))
+        written = figure.box.locator(".written")
+        expected = "".join(word if word in ",.!" else f" {word}" for word in order["words"]).strip()
+        assert written.text_content() == expected
+        runs = itertools.groupby(zip(order["words"], order["copied"], strict=True), lambda pair: pair[1] >= 6)
+        stretches = ["".join(word for word, _ in run) for long, run in runs if long]
+        marked = written.locator("mark").evaluate_all("marks => marks.map(m => m.textContent.replaceAll(' ', ''))")
+        assert marked == stretches
+
+
 CHECKS: dict[str, Callable[[Figure], None]] = {
     "attention": check_attention,
     "dk": check_dk,
+    "ngram": check_ngram,
     "rope": check_rope,
     "sampling": check_sampling,
 }
