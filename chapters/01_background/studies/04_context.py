@@ -6,9 +6,10 @@ LSTM, Transformer and counts with modified Kneser-Ney smoothing read eight
 tenths of nine plays, character by character. The peak learning rate of each
 network is the best of three on the ninth tenth; all of them are then held
 against the last tenth. It writes `04_context.csv` beside this file, a row
-for each run, and `04_context.json`, what the longest run writes. A run that the table holds is not run again, so the script
-can be stopped and started, and seeds can run side by side. All of them take
-about a quarter of an hour on one core.
+for each run, and `04_context.json`, what the longest run writes. A run that
+the table holds is not run again, so the script can be stopped and started,
+and seeds can run side by side. All of them take a quarter of an hour on one
+core.
 
     model       one of MODELS, or "n-gram"
     weights     numbers that were learned; of counts, how many there are
