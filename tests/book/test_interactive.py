@@ -77,6 +77,12 @@ def example_data() -> dict[str, Any]:
             "query": 7,
             "key": 2,
         },
+        "alignment": {
+            "strings": [
+                {"read": list("ab"), "written": ["b", "<b>", "·"], "weights": [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]},
+                {"read": list("<i>"), "written": ["·"], "weights": [[0.123, 0.2, 0.677]]},
+            ]
+        },
         "ngram": {
             "orders": [
                 {"n": 1, "words": ["<b>", ",", "it"], "copied": [1, 1, 1], "perplexity": 313.4, "seen": 92.8},
@@ -111,6 +117,9 @@ BROKEN: list[tuple[str, Any]] = [
     ("attention", None),
     *(("rope", {k: v for k, v in EXAMPLES["rope"].items() if k != gone}) for gone in ("thetas", "q", "k", "positions")),
     ("rope", {**EXAMPLES["rope"], "q": [[1.0, 0.0, 0.0]] * 4}),
+    ("alignment", {"strings": []}),
+    ("alignment", {"strings": [{**EXAMPLES["alignment"]["strings"][1], "weights": [[0.5, 0.5]]}]}),
+    ("alignment", {"strings": [{**EXAMPLES["alignment"]["strings"][1], "written": ["a", "b"]}]}),
     ("ngram", {"orders": []}),
     ("ngram", {"orders": [{**EXAMPLES["ngram"]["orders"][0], "copied": [1, 1]}]}),
     ("ngram", {"orders": [{**EXAMPLES["ngram"]["orders"][0], "seen": None}]}),
@@ -411,7 +420,26 @@ def check_ngram(figure: Figure) -> None:
         assert marked == stretches
 
 
+def check_alignment(figure: Figure) -> None:
+    """Every letter of every string: what was written, the letter at hand marked, and all its weights."""
+    for place, string in enumerate(figure.data["strings"]):
+        figure.set(string=place)
+        for n, weights in enumerate(string["weights"]):
+            figure.set(step=n)
+            assert figure.readings()["step"] == str(n + 1)
+            rows = figure.rows()
+            assert [row[0] for row in rows] == string["read"]
+            assert all(same(row[2], weight, 2) for row, weight in zip(rows, weights, strict=True))
+            assert figure.bars() == pytest.approx(weights, abs=1e-4)
+            written = figure.box.locator(".written")
+            assert written.text_content() == "Written: " + "".join(string["written"])
+            assert written.locator("mark").all_text_contents() == [string["written"][n]]
+    figure.set(string=0)  # another string begins at its first letter
+    assert figure.readings()["step"] == "1"
+
+
 CHECKS: dict[str, Callable[[Figure], None]] = {
+    "alignment": check_alignment,
     "attention": check_attention,
     "dk": check_dk,
     "ngram": check_ngram,
