@@ -1,0 +1,1 @@
+"""Exercise 01/04: additive attention over padded sources."""
