@@ -84,9 +84,9 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 RUNS = (
     ("LSTM", 1200),
     ("Transformer", 600),
+    ("Transformer", 1200),
     ("Transformer, rotary", 600),
     ("LSTM", 600),
-    ("Transformer", 1200),
     ("LSTM", 2400),
 )
 

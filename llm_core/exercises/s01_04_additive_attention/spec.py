@@ -76,7 +76,8 @@ SPEC = Spec(
     parameters=(
         {"seed": 0, "n_sources": 3, "longest": 5, "d_state": 4},
         {"seed": 1, "n_sources": 1, "longest": 1, "d_state": 1},
-        {"seed": 2, "n_sources": 8, "longest": 30, "d_state": 16},
+        {"seed": 2, "n_sources": 5, "longest": 8, "d_state": 6},
+        {"seed": 3, "n_sources": 8, "longest": 30, "d_state": 16},
     ),
     drawn=_drawn,
 )
