@@ -85,8 +85,8 @@ RUNS = (
     # model, steps, how many seeds
     ("LSTM", 1200, 3),
     ("Transformer", 600, 3),
-    ("Transformer", 1200, 3),
     ("Transformer, rotary", 600, 1),
+    ("Transformer", 1200, 3),
     ("LSTM", 600, 1),
     ("LSTM", 2400, 1),
 )
