@@ -554,6 +554,15 @@ def test_the_keyboard_alone_moves_everything(good: Any) -> None:
     keyboard.press("Enter")
     assert (rope.readings()["query"], rope.readings()["key"]) == ("position 5", "position 3")
 
+    alignment = Figure(good, "alignment", EXAMPLES["alignment"])
+    alignment.set(string=1)
+    alignment.box.locator("select").focus()
+    keyboard.press("ArrowUp")
+    assert alignment.box.locator("select").evaluate("select => select.selectedIndex") == 0
+    keyboard.press("Tab")
+    keyboard.press("ArrowRight")
+    assert alignment.readings()["step"] == "2"
+
 
 def test_the_focus_is_seen(good: Any) -> None:
     good.locator(".interactive [name=width]").focus()
@@ -590,6 +599,9 @@ def test_every_control_has_a_name(good: Any) -> None:
         ("slider", "key k"),
         ("button", "Both back"),
         ("button", "Both on"),
+        ("slider", "n"),
+        ("combobox", "string"),
+        ("slider", "letter written"),
     }
     for role, name in names:
         assert good.locator(".interactive").get_by_role(role, name=name, exact=True).count() == 1, name
