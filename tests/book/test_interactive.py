@@ -27,6 +27,10 @@ from llm_core import figures
 from llm_core.generation.sampling import Sampler
 from llm_core.layers.attention import attention, attention_weights, softmax
 from llm_core.layers.positions import Rope, rotate_neighbours
+from llm_core.text.bpe import SimpleBPE
+from llm_core.text.characters import CharacterTokenizer
+from llm_core.text.unigram import SimpleUnigram
+from llm_core.text.wordpiece import SimpleWordPiece
 
 pytestmark = pytest.mark.browser
 
@@ -96,6 +100,26 @@ def example_data() -> dict[str, Any]:
                 {"n": 7, "words": list("abcdef.gh"), "copied": [9] * 9, "perplexity": 175.0, "seen": 0.04},
             ]
         },
+        "tokenizer": tokenizer_data(),
+    }
+
+
+def tokenizer_data() -> dict[str, Any]:
+    """Four vocabularies of a short text; a few Chinese characters and emoji are tokens, most are not."""
+    texts = [
+        "the lower lowest of the low, <b>and</b> it's 1024 or 102 caf\u00e9s\u2019",
+        "\u9ec4\u6cb3\u4e4b\u6c34 \u6c34\u6c34 \U0001f389\U0001f389",
+    ]
+    bpe = SimpleBPE.train(texts, 330, min_count=1)
+    wordpiece = SimpleWordPiece.train(texts, 120)
+    unigram = SimpleUnigram.train(texts, 60)
+    return {
+        "examples": ["", "the </script> low", "\u9ec4\u6cb3\u4e4b\u6c34\u5929\u4e0a\u6765"],
+        "characters": "".join(CharacterTokenizer.train("".join(texts)).vocabulary),
+        "merges": [" ".join(pair) for pair in bpe.merges],
+        "wordpiece": list(wordpiece.vocabulary),
+        "unigram": list(unigram.vocabulary),
+        "scores": [unigram.scores[piece] for piece in unigram.vocabulary],
     }
 
 
@@ -123,6 +147,11 @@ BROKEN: list[tuple[str, Any]] = [
     ("ngram", {"orders": []}),
     ("ngram", {"orders": [{**EXAMPLES["ngram"]["orders"][0], "copied": [1, 1]}]}),
     ("ngram", {"orders": [{**EXAMPLES["ngram"]["orders"][0], "seen": None}]}),
+    *(("tokenizer", {k: v for k, v in EXAMPLES["tokenizer"].items() if k != gone}) for gone in EXAMPLES["tokenizer"]),
+    ("tokenizer", {**EXAMPLES["tokenizer"], "characters": ""}),
+    ("tokenizer", {**EXAMPLES["tokenizer"], "merges": ["one two three"]}),
+    ("tokenizer", {**EXAMPLES["tokenizer"], "wordpiece": ["the"]}),
+    ("tokenizer", {**EXAMPLES["tokenizer"], "scores": [1.0]}),
 ]
 
 
@@ -436,6 +465,64 @@ def check_alignment(figure: Figure) -> None:
             assert written.locator("mark").all_text_contents() == [string["written"][n]]
     figure.set(string=0)  # another string begins at its first letter
     assert figure.readings()["step"] == "1"
+NASTY = [
+    "", " ", "  ", "\n", "\t\t x", "a", "A", " a", "a ", "  a  b  ", "\n\n a\n", "low lower lowest", "Lowest!LOW",
+    "it's I'VE we're", "''s 's's", "don't", "1024", "10 2 4", "3.14159", "\u0663\u0664\u0665", "\uff12\uff10",
+    "\u2160\u2161 \u00bd x\u00b2", "_a_b_", "a-b--c", "e\u0301 \u00e9 E\u0301", "\u1e9b\u0323", "\u00c5ngstr\u00f6m",
+    "\u0130stanbul", "\u03a3\u038a\u03a3\u03a5\u03a6\u039f\u03a3", "\u00dfSS", "\u0390", "\ufb01n", "\u01c5",
+    "\u9ec4\u6cb3\u4e4b\u6c34\u5929\u4e0a\u6765\uff0c", "a\u9ec4b", "\u304b\u306a\u30ab\u30ca", "\ud55c\uad6d\uc5b4",
+    "\U00020000\U0002f800", "\U0001f389", "\U0001f469\u200d\U0001f680", "\U0001f1e9\U0001f1ea", "\U0001f3f3\ufe0f",
+    "\u00a0x\u00a0", "\u2003em", "\u3000\u9ec4", "\u2028x\u2029", "\u0085x", "a\x0bb\x0cc", "x\x00y",
+    "\x1c\x1d\x1e\x1f", "\u200b\u200d\ufeff", "\ufffd?", "\ue000", "\u2581low", "low\u2581\u2581er", "\u2581",
+    "\u2581 \u2581", "##er", "# #low", "[UNK] [CLS]", "<unk>", "<unk> low <UNK>", "<b>the</b>", "</script>",
+    "\u0120low \u0120 \u010a", "$+^`|~<=>", "\u00ab\u201equoted\u201c\u00bb", "\u2026\u2014\u2013", "a" * 101,
+    "low" * 40, "\u0301\u0301", "\u05d0\u05b7\u05d1", "\u0e44\u0e17\u0e22", "\u0928\u092e\u0938\u094d\u0924\u0947",
+]  # fmt: skip
+
+
+def nasty_texts(known: str) -> list[str]:
+    """Two hundred strings: those above, and mixtures of theirs and of what the vocabulary knows."""
+    draw = random.Random(2)
+    parts = [*NASTY, *(known[at : at + 9] for at in range(0, len(known), 9)), " ", " "]
+    mixed = ["".join(draw.choices(parts, k=draw.randint(2, 5))) for _ in range(200 - len(NASTY))]
+    return [*NASTY, *mixed]
+
+
+SHOWN_IDS = """(box, texts) => texts.map(text => {
+    const input = box.querySelector('textarea');
+    input.value = text;
+    input.dispatchEvent(new Event('input'));
+    const way = name => {
+        const ids = [...box.querySelectorAll(`[data-way=${name}] .id`)].map(node => node.textContent);
+        const said = box.querySelector(`[data-value=${name}]`).textContent;
+        return [ids.map(id => id === 'none' ? null : Number(id)), said];
+    };
+    return ['characters', 'bpe', 'wordpiece', 'unigram'].map(way);
+})"""
+
+
+def check_tokenizer(figure: Figure) -> None:
+    """Two hundred texts and the figure's own examples: the ids of the first rungs of `llm_core.text`, all four."""
+    data = figure.data
+    characters = {character: id_ for id_, character in enumerate(data["characters"])}
+    bpe = SimpleBPE(tuple(line.split(" ")) for line in data["merges"])
+    wordpiece = SimpleWordPiece(data["wordpiece"])
+    unigram = SimpleUnigram(list(zip(data["unigram"], data["scores"], strict=True)))
+    texts = [*nasty_texts(data["characters"]), *data["examples"]]
+    for text, shown in zip(texts, figure.box.evaluate(SHOWN_IDS, texts), strict=True):
+        ids = [[characters.get(c) for c in text], bpe.encode(text), wordpiece.encode(text), unigram.encode(text)]
+        assert [found for found, _ in shown] == ids, text
+        assert [said for _, said in shown] == [f"{len(one)} token{'s' * (len(one) != 1)}" for one in ids]
+    for place, example in enumerate(data["examples"]):
+        figure.set(example=place)
+        assert figure.box.locator("textarea").input_value() == example
+        pieces = figure.box.locator("[data-way=characters] .piece").all_text_contents()
+        assert "".join(pieces) == example.replace(" ", "␣").replace("\n", "⏎")
+    figure.box.locator("textarea").fill("\u9ec4 \u2603")  # a snowman: three bytes, no merge
+    shown = figure.box.locator("[data-way=bpe] .piece").all_text_contents()
+    assert shown[-3:] == ["E2", "98", "83"]
+    unknown = figure.box.locator("[data-way=wordpiece] .unknown, [data-way=unigram] .unknown")
+    assert unknown.last.text_content() == "<unk>0"
 
 
 CHECKS: dict[str, Callable[[Figure], None]] = {
@@ -445,6 +532,7 @@ CHECKS: dict[str, Callable[[Figure], None]] = {
     "ngram": check_ngram,
     "rope": check_rope,
     "sampling": check_sampling,
+    "tokenizer": check_tokenizer,
 }
 
 
@@ -562,6 +650,15 @@ def test_the_keyboard_alone_moves_everything(good: Any) -> None:
     keyboard.press("Tab")
     keyboard.press("ArrowRight")
     assert alignment.readings()["step"] == "2"
+    cut = Figure(good, "tokenizer", EXAMPLES["tokenizer"])
+    cut.set(example=0)
+    cut.box.locator("select").focus()
+    keyboard.press("ArrowDown")
+    keyboard.press("Tab")
+    keyboard.press("End")
+    keyboard.type(" low")
+    assert cut.box.locator("textarea").input_value() == EXAMPLES["tokenizer"]["examples"][1] + " low"
+    assert cut.box.locator("[data-way=wordpiece] .piece").last.text_content() == "low"
 
 
 def test_the_focus_is_seen(good: Any) -> None:
@@ -602,10 +699,12 @@ def test_every_control_has_a_name(good: Any) -> None:
         ("slider", "n"),
         ("combobox", "string"),
         ("slider", "letter written"),
+        ("combobox", "example"),
+        ("textbox", "your text"),
     }
     for role, name in names:
         assert good.locator(".interactive").get_by_role(role, name=name, exact=True).count() == 1, name
-    assert good.locator(".interactive :is(input, select, button)").count() == len(names)
+    assert good.locator(".interactive :is(input, select, button, textarea)").count() == len(names)
 
 
 def test_accessible(good: Any) -> None:
