@@ -10,6 +10,10 @@ import nbformat
 import pytest
 from bookkit import Site, build_book, built_once, caption, image, notebook, small_book, table
 
+LINKED = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" class="two" role="img"><title>Two</title>'
+    '<a href="{}"><rect width="4" height="4"/></a><a href="../index.md"><rect x="5" width="4" height="4"/></a></svg>'
+)
 GOOD = {
     "chapters/07_tools/02_good.ipynb": notebook(
         "# A good page\n\n(lab-el)=\n## First\n\n"
@@ -21,7 +25,9 @@ GOOD = {
         [table(["$d_k$", "token"], [["64", "`a|b`"], ["8", "$|x|$"]], "Which *width*?"), table(["n"], [["1"]])],
         "```mermaid\nflowchart LR\n    accTitle: Two steps\n    A --> B\n```\n\n"
         "```{mermaid}\n:alt: Two more\nflowchart LR\n    A --> B\n```",
+        "![Two boxes: one, another.](../../drawings/linked.svg)",
     ),
+    "drawings/linked.svg": LINKED.format("../other.md#here"),
     "other.md": "# Other\n\n(here)=\nA paragraph.\n\n$$ c = d $$ (eq-other)\n",
 }
 
@@ -62,6 +68,7 @@ FAULTS: dict[str, tuple[str | nbformat.NotebookNode, str]] = {
         "# T\n\n```mermaid\nflowchart LR\n  accTitle: N\n  A[ --> B\n```",
         "Mermaid diagram not drawn",
     ),
+    "drawing that links to no page": ("# T\n\n![A box.](drawing.svg)", "which is no page of the book"),
     "notebook that Colab cannot show": (notebook("# T\n\n{doc}`index`"), "no Colab copy"),
 }
 
@@ -82,7 +89,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """All the faults, a page each: every one has to be reported by its own page's name."""
-    pages = {slug(fault): FAULTS[fault][0] for fault in FAULTS}
+    pages = {slug(fault): FAULTS[fault][0] for fault in FAULTS} | {"drawing.svg": LINKED.format("nowhere.md")}
     return built_once(
         tmp_path_factory, "faulty", lambda folder: build_book(small_book(folder / "book", pages), folder / "out")
     )
@@ -127,6 +134,14 @@ def test_captioned_image_is_a_numbered_figure(good: Site) -> None:
     assert figure.select_one("figcaption a[href='../../other.html']") is not None
     assert len(article.select("figure")) == 1
     assert [tag["alt"] for tag in article.select("img")] == ["A square.", "Another."]
+
+
+def test_a_drawing_with_links_stands_in_the_page(good: Site) -> None:
+    drawing = good.article(PAGE).select_one("p > svg.drawing.two")
+    assert drawing is not None
+    assert (drawing["role"], drawing["aria-label"]) == ("group", "Two boxes: one, another.")
+    assert [link["href"] for link in drawing.select("a")] == ["../../other.html#here", "../../index.html"]
+    assert drawing.select_one("title") is None
 
 
 def test_captioned_table_is_a_numbered_table(good: Site) -> None:

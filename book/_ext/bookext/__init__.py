@@ -4,6 +4,7 @@
     mermaid      diagrams drawn as SVG while the book is built
     figures      an image output and its caption become one numbered figure; no image without alt text
     interactive  figures that a reader can play with, where scripts run
+    drawings     drawings by hand whose parts are links
     admonitions  boxes with a title of their own, `:::{tip} Title`, as JupyterLab shows them
     links        links to labels and citations on other pages, checked
     bibliography author-year citations
@@ -26,6 +27,7 @@ from bookext import (
     api,
     bibliography,
     colab,
+    drawings,
     figures,
     interactive,
     links,
@@ -37,7 +39,7 @@ from bookext import (
 )
 
 PARTS = (
-    mathjax, mermaid, figures, interactive, admonitions, links, bibliography, numbering, offline, repository, colab,
+    mathjax, mermaid, figures, interactive, drawings, admonitions, links, bibliography, numbering, offline, repository, colab,
     api,
 )  # fmt: skip
 
