@@ -212,7 +212,9 @@ def small_book(folder: Path, pages: dict[str, Any]) -> Path:
             path.write_text(text, encoding="utf-8")
         else:
             nbformat.write(text, path)
-    chapters = [{"file": str(Path(name).with_suffix(""))} for name in pages if name != "index.md" and not name.endswith(".svg")]
+    chapters = [
+        {"file": str(Path(name).with_suffix(""))} for name in pages if name != "index.md" and not name.endswith(".svg")
+    ]
     toc = {"format": "jb-book", "root": "index", "chapters": chapters}
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
     return folder

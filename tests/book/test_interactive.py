@@ -100,6 +100,43 @@ def example_data() -> dict[str, Any]:
                 {"n": 7, "words": list("abcdef.gh"), "copied": [9] * 9, "perplexity": 175.0, "seen": 0.04},
             ]
         },
+        "pipeline": {
+            "families": [
+                {
+                    "name": "one <b>",
+                    "stages": [
+                        {
+                            "title": "ids",
+                            "says": "A & b.",
+                            "shape": "(1, 3)",
+                            "rows": ["<b>", " x", "_y_"],
+                            "ids": [7, 0, 99],
+                        },
+                        {
+                            "title": "attention",
+                            "says": "To two.",
+                            "shape": "(1, 1, 2, 3)",
+                            "rows": ["<b>", " x", "_y_"],
+                            "queries": ["q", "r"],
+                            "weights": [[0.25, 0.125, 0.625], [1.0, 0.0, 0.0]],
+                        },
+                    ],
+                },
+                {
+                    "name": "two",
+                    "stages": [
+                        {
+                            "title": "next",
+                            "says": "C.",
+                            "shape": "(1, 3, 9)",
+                            "rows": ["a", "b"],
+                            "shares": [0.871, 0.06],
+                        },
+                        {"title": "text", "says": "D.", "shape": "(1, 4)", "rows": ["a b"]},
+                    ],
+                },
+            ]
+        },
         "tokenizer": tokenizer_data(),
     }
 
@@ -152,6 +189,14 @@ BROKEN: list[tuple[str, Any]] = [
     ("tokenizer", {**EXAMPLES["tokenizer"], "merges": ["one two three"]}),
     ("tokenizer", {**EXAMPLES["tokenizer"], "wordpiece": ["the"]}),
     ("tokenizer", {**EXAMPLES["tokenizer"], "scores": [1.0]}),
+    ("pipeline", {"families": [{"name": "x", "stages": []}]}),
+    *(
+        (
+            "pipeline",
+            {"families": [{"name": "x", "stages": [{**EXAMPLES["pipeline"]["families"][0]["stages"][1], **gone}]}]},
+        )
+        for gone in ({"shape": 3}, {"rows": []}, {"queries": ["q"]}, {"weights": [[1.0, 0.0]] * 2}, {"ids": [1, 2]})
+    ),
 ]
 
 
@@ -525,11 +570,44 @@ def check_tokenizer(figure: Figure) -> None:
     assert unknown.last.text_content() == "<unk>0"
 
 
+def check_pipeline(figure: Figure) -> None:
+    """Every stage of every family, forwards and back: its words, its shape, its rows, and each row of its weights."""
+    previous, following = (figure.box.get_by_role("button", name=name) for name in ("Previous", "Next"))
+    for place, family in enumerate(figure.data["families"]):
+        figure.set(family=place)
+        for step, stage in enumerate(family["stages"]):
+            if step:
+                following.click()
+            assert figure.box.locator(".where").text_content() == f"{step + 1} of {len(family['stages'])}"
+            assert figure.box.locator(".step").text_content() == f"{stage['title']} {stage['shape']}"
+            assert figure.box.locator(".says").text_content() == stage["says"]
+            assert [row[0] for row in figure.rows()] == stage["rows"]
+            if "ids" in stage:
+                assert [row[1] for row in figure.rows()] == [str(number) for number in stage["ids"]]
+            shares = dict(enumerate(stage.get("weights", [])))
+            if shares:
+                assert figure.readings()["query"] == stage["queries"][-1]
+            for query, expected in shares.items() if shares else [(None, stage.get("shares", []))]:
+                if query is not None:
+                    figure.set(query=query)
+                    assert figure.readings()["query"] == stage["queries"][query]
+                assert figure.bars() == pytest.approx(expected, abs=1e-4)
+                assert all(same(row[-1], share, 2) for row, share in zip(figure.rows(), expected, strict=False))
+        assert following.get_attribute("aria-disabled") == "true"
+        following.press("ArrowLeft")
+        assert figure.box.locator(".where").text_content() == f"{len(family['stages']) - 1} of {len(family['stages'])}"
+        for _ in family["stages"]:
+            previous.press("Enter")
+        assert previous.get_attribute("aria-disabled") == "true"
+        assert figure.box.locator(".step").text_content().startswith(family["stages"][0]["title"])
+
+
 CHECKS: dict[str, Callable[[Figure], None]] = {
     "alignment": check_alignment,
     "attention": check_attention,
     "dk": check_dk,
     "ngram": check_ngram,
+    "pipeline": check_pipeline,
     "rope": check_rope,
     "sampling": check_sampling,
     "tokenizer": check_tokenizer,

@@ -39,8 +39,8 @@ from bookext import (
 )
 
 PARTS = (
-    mathjax, mermaid, figures, interactive, drawings, admonitions, links, bibliography, numbering, offline, repository, colab,
-    api,
+    mathjax, mermaid, figures, interactive, drawings, admonitions, links, bibliography, numbering, offline, repository,
+    colab, api,
 )  # fmt: skip
 
 
