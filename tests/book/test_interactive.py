@@ -572,7 +572,7 @@ def check_tokenizer(figure: Figure) -> None:
 
 def check_pipeline(figure: Figure) -> None:
     """Every stage of every family, forwards and back: its words, its shape, its rows, and each row of its weights."""
-    previous, following = (figure.box.get_by_role("button", name=name) for name in ("Previous", "Next"))
+    previous, following = (figure.box.get_by_role("button", name=name) for name in ("One step back", "One step on"))
     for place, family in enumerate(figure.data["families"]):
         figure.set(family=place)
         for step, stage in enumerate(family["stages"]):
@@ -779,6 +779,9 @@ def test_every_control_has_a_name(good: Any) -> None:
         ("slider", "letter written"),
         ("combobox", "example"),
         ("textbox", "your text"),
+        ("combobox", "model"),
+        ("button", "One step back"),
+        ("button", "One step on"),
     }
     for role, name in names:
         assert good.locator(".interactive").get_by_role(role, name=name, exact=True).count() == 1, name

@@ -23,8 +23,8 @@ bookFigures.register("pipeline", (data, box) => {
 
   let at = 0;
   const model = choice({ name: "family", label: "model", options: families.map((f) => f.name), start: 0, onInput: begin });
-  const back = button("Previous", () => go(-1));
-  const next = button("Next", () => go(1));
+  const back = button("One step back", () => go(-1));
+  const next = button("One step on", () => go(1));
   const where = element("span", { class: "where" });
   const stepper = element("div", { class: "stepper", role: "group", "aria-label": "Step" }, back, where, next);
   const title = element("p", { class: "step" });
