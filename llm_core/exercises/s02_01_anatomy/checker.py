@@ -14,10 +14,10 @@ from llm_core.models.bert import Bert, BertConfig
 from llm_core.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from llm_core.models.gpt import GPT, GPTConfig
 
-ATTENTION_BIASES_MISSING = Mistake(
-    "attention_biases_missing",
-    "The biases of attention are missing.",
-    "Query, key, value and output have a bias of D numbers each.",
+NORMS_OR_BIASES_MISSING = Mistake(
+    "four_widths_missing",
+    "In each block 4 D numbers are missing: those of its two norms, or the biases of attention.",
+    "A LayerNorm has a scale and a shift, 2 D numbers. Query, key, value and output have a bias of D numbers each.",
     ({"attention_biases": 0},),
 )
 BIASES_OF_THE_NETWORK_MISSING = Mistake(
@@ -52,9 +52,8 @@ NO_TABLE = Mistake(
 )
 
 DECODER = (
-    ATTENTION_BIASES_MISSING,
+    NORMS_OR_BIASES_MISSING,
     BIASES_OF_THE_NETWORK_MISSING,
-    NORMS_MISSING,
     SCALES_ONLY,
     ONE_BLOCK,
     NO_TABLE,
@@ -79,9 +78,8 @@ DECODER = (
 )
 
 ENCODER = (
-    ATTENTION_BIASES_MISSING,
+    NORMS_OR_BIASES_MISSING,
     BIASES_OF_THE_NETWORK_MISSING,
-    NORMS_MISSING,
     SCALES_ONLY,
     ONE_BLOCK,
     NO_TABLE,
