@@ -90,16 +90,10 @@ ENCODER = (
         ({"positions": 0},),
     ),
     Mistake(
-        "segments_missing",
-        "The vectors of the two segments are missing.",
-        "Each token gets one of two vectors, of the first sentence or of the second.",
+        "two_widths_missing",
+        "2 D numbers are missing: the vectors of the two segments, or the norm after the embedding.",
+        "Each token gets one of two segment vectors, and BERT norms the sum before the first block.",
         ({"segments": 0},),
-    ),
-    Mistake(
-        "first_norm_missing",
-        "The norm after the embedding is missing.",
-        "BERT norms the sum of its three vectors before the first block.",
-        ({"outer_norms": 0},),
     ),
     Mistake(
         "segments_and_norm_missing",
