@@ -82,18 +82,18 @@ ENCODER = (
     BIASES_OF_THE_NETWORK_MISSING,
     SCALES_ONLY,
     ONE_BLOCK,
+    Mistake(
+        "two_widths_missing",
+        "2 D numbers are missing: the vectors of the two segments, or the norm after the embedding.",
+        "Each token gets one of two segment vectors, and BERT norms the sum before the first block.",
+        ({"segments": 0},),
+    ),
     NO_TABLE,
     Mistake(
         "positions_missing",
         "The positions are missing.",
         "They are learned here: T rows of D numbers.",
         ({"positions": 0},),
-    ),
-    Mistake(
-        "two_widths_missing",
-        "2 D numbers are missing: the vectors of the two segments, or the norm after the embedding.",
-        "Each token gets one of two segment vectors, and BERT norms the sum before the first block.",
-        ({"segments": 0},),
     ),
     Mistake(
         "segments_and_norm_missing",

@@ -44,10 +44,10 @@ OF_NO_USE_HERE = Mistake(
 
 ENCODER = (INVERTED, PADDING_FORGOTTEN, QUERIES_HIDDEN, BOTH_HIDDEN, OF_NO_USE_HERE)
 
+# With padding on the right, nobody on its left sees it: rows hidden alone look like rows and columns hidden.
 DECODER = (
     INVERTED,
     PADDING_FORGOTTEN,
-    QUERIES_HIDDEN,
     BOTH_HIDDEN,
     Mistake(
         "future_seen",
@@ -77,13 +77,13 @@ DECODER = (
 
 CROSS = (
     INVERTED,
-    PADDING_FORGOTTEN,
     Mistake(
-        "causal_mask_added",
+        "left_part_of_the_source",
         "Tokens may attend to the left part of the source only.",
         "The whole source has been read before the first word is written.",
         ({"order": "left"},),
     ),
+    PADDING_FORGOTTEN,
 )
 
 
