@@ -77,17 +77,19 @@ def read() -> list[list[str]]:
     return sentences
 
 
-def ours(kind: str, sentences: list[list[str]], seed: int) -> Vectors:
+def ours(
+    kind: str, text: list[list[str]], seed: int, lr: float | None = None
+) -> Vectors:
     config = Word2VecConfig(
         kind=kind,  # type: ignore[arg-type]
         d_model=D,
         window=WINDOW,
         epochs=EPOCHS,
         sample=SAMPLE,
-        lr=RATES[kind],
+        lr=lr or RATES[kind],
     )
     draw = torch.Generator().manual_seed(seed)
-    vectors, _ = train_word2vec(sentences, config, generator=draw)
+    vectors, _ = train_word2vec(text, config, generator=draw)
     return vectors.words, vectors.matrix
 
 
@@ -117,6 +119,7 @@ METHODS: dict[str, Callable[[list[list[str]], int], Vectors]] = {
     "gensim, CBOW": lambda text, seed: gensim("cbow", text, seed),
     "skip-gram": lambda text, seed: ours("skip-gram", text, seed),
     "CBOW": lambda text, seed: ours("cbow", text, seed),
+    "CBOW, rate 0.25": lambda text, seed: ours("cbow", text, seed, 0.25),
     "gensim, skip-gram": lambda text, seed: gensim("skip-gram", text, seed),
     "GloVe": glove,
 }
