@@ -3,7 +3,8 @@
     python chapters/01_background/studies/03_scores.py
 
 It writes `03_scores.csv` beside this file: a row for each run, three seeds
-of each program, all on the speeches in `llm_core.data.corpora`. A run that
+of each program, all on the speeches in `llm_core.data.corpora` (so far one
+seed of "CBOW, rate 0.25", of which the scores alone were kept). A run that
 the table holds is not made again, so the script can be stopped and started.
 All of them take about ten minutes on one core.
 
