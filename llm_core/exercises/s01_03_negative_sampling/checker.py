@@ -34,12 +34,6 @@ NOISE = (
         "Divide by their sum.",
         ({"power": "undivided"},),
     ),
-    Mistake(
-        "power_of_the_sum",
-        "The raised counts are divided by the power of the sum.",
-        "Divide by the sum of the powers: only then do they sum to one.",
-        ({"power": "of the sum"},),
-    ),
 )
 
 LOSS = (
@@ -170,9 +164,8 @@ def noise_variant(counts: Tensor, exponent: float, *, power: str = "first") -> T
     return {
         "first": raised / raised.sum(),
         "none": counts / counts.sum(),
-        "last": (counts / counts.sum()) ** exponent / 1.0,
+        "last": (counts / counts.sum()) ** exponent,
         "undivided": raised,
-        "of the sum": raised / counts.sum() ** exponent,
     }[power]
 
 
