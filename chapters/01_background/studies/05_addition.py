@@ -1,4 +1,4 @@
-"""The runs of chapter 1.5: a small GPT learns to add numbers of four digits.
+"""The runs of chapter 1.5: a small GPT learns to add four-digit numbers.
 
     python chapters/01_background/studies/05_addition.py
 
@@ -31,7 +31,7 @@ def digits(number: Tensor, n: int) -> Tensor:
 
 
 def sums(n: int, chance: torch.Generator) -> Tensor:
-    """Rows "a + b = c" as ids; all numbers are written from the last digit to the first, as one adds by hand."""
+    """Rows "a + b = c" as ids, every number from its last digit on."""
     a, b = torch.randint(10_000, (2, n), generator=chance)
     sign = torch.ones(n, 1, dtype=torch.long)
     parts = [digits(a, 4), PLUS * sign, digits(b, 4), EQUALS * sign]
@@ -52,16 +52,29 @@ def run(seed: int) -> list[dict[str, object]]:
         if step % EVERY == 0:
             with torch.no_grad():
                 logits = model(exam[:, :-1])[:, -5:]
-            loss = F.cross_entropy(logits.flatten(0, 1), exam[:, -5:].flatten())
+            loss = F.cross_entropy(
+                logits.flatten(0, 1), exam[:, -5:].flatten()
+            )
             right = (logits.argmax(-1) == exam[:, -5:]).float()
-            row: dict[str, object] = {"seed": seed, "step": step, "loss": f"{loss:.4f}"}
-            row |= {f"digit_{k}": f"{share:.3f}" for k, share in enumerate(right.mean(0).tolist(), 1)}
+            row: dict[str, object] = {
+                "seed": seed,
+                "step": step,
+                "loss": f"{loss:.4f}",
+            }
+            row |= {
+                f"digit_{k}": f"{share:.3f}"
+                for k, share in enumerate(right.mean(0).tolist(), 1)
+            }
             rows.append(row | {"whole": f"{right.prod(1).mean():.3f}"})
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1, (step + 1) / 50) * (1 - 0.9 * step / STEPS)
+            group["lr"] = (
+                4e-3 * min(1, (step + 1) / 50) * (1 - 0.9 * step / STEPS)
+            )
         batch = sums(128, chance)
         logits = model(batch[:, :-1])[:, -5:]
-        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, -5:].flatten())
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), batch[:, -5:].flatten()
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -82,7 +95,9 @@ def main() -> None:
             continue
         rows += run(seed)
         with TABLE.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(
+                file, list(rows[0]), lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows(rows)
 

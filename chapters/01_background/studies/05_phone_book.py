@@ -60,7 +60,9 @@ def train_on(book: Tensor, width: int, steps: int, seed: int) -> GPT:
         order = torch.randperm(len(book), generator=chance)
         batch = book[order[:256]]
         logits = model(batch[:, :-1])[:, -K:, :10]  # digits only
-        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, -K:].flatten())
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), batch[:, -K:].flatten()
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -71,7 +73,7 @@ def train_on(book: Tensor, width: int, steps: int, seed: int) -> GPT:
 
 @torch.no_grad()
 def examine(model: GPT, book: Tensor) -> tuple[float, float, list[float]]:
-    """Bits stored, share of digits right, and for k = 1 ... 8 the share of numbers with the first k digits right."""
+    """Bits stored, share of digits right, shares with first k right."""
     logits = model(book[:, :-1])[:, -K:, :10]
     digits = book[:, -K:]
     chosen = logits.log_softmax(-1).gather(-1, digits[..., None])
@@ -88,16 +90,28 @@ def main() -> None:
     if TABLE.exists():
         with TABLE.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    done = {(int(r["width"]), int(r["steps"]), int(r["seed"])) for r in rows}
+    done = {
+        (int(r["width"]), int(r["steps"]), int(r["seed"])) for r in rows
+    }
     wanted = [(w, STEPS, s) for s, w in itertools.product(SEEDS, WIDTHS)]
     wanted += [(w, 2 * STEPS, 0) for w in WIDTHS]
-    for width, steps, seed in tqdm([run for run in wanted if run not in done]):
+    for width, steps, seed in tqdm(
+        [run for run in wanted if run not in done]
+    ):
         book = phone_book(seed)
         model = train_on(book, width, steps, seed)
         stored, share, first_k = examine(model, book)
-        row: dict[str, object] = {"width": width, "steps": steps, "seed": seed, "parameters": model.n_parameters()}
+        row: dict[str, object] = {
+            "width": width,
+            "steps": steps,
+            "seed": seed,
+            "parameters": model.n_parameters(),
+        }
         row |= {"stored": f"{stored:.0f}", "digits": f"{share:.4f}"}
-        row |= {f"first_{k}": f"{value:.4f}" for k, value in enumerate(first_k, 1)}
+        row |= {
+            f"first_{k}": f"{value:.4f}"
+            for k, value in enumerate(first_k, 1)
+        }
         rows.append(row)
         with TABLE.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")

@@ -177,7 +177,13 @@ def token_variant(logits: Tensor, targets: Tensor, mask: Tensor, *, over: str = 
 
 
 def whole_variant(
-    logits: Tensor, targets: Tensor, mask: Tensor, *, outside: str = "ignored", empty: str = "left out", join: str = "all"
+    logits: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    *,
+    outside: str = "ignored",
+    empty: str = "left out",
+    join: str = "all",
 ) -> Tensor:
     """The share of right answers, with a knob for every usual mistake; as it stands, it is right."""
     right = logits.argmax(-1) == targets
