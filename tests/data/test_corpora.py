@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import math
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from llm_core.data import corpora
-from llm_core.data.corpora import CORPORA, PARTS, CorpusError, corpus_path, load_documents, load_split, load_text
+from llm_core.data.corpora import CORPORA, PARTS, CorpusError, corpus_path, load_text
 from llm_core.data.wikipedia import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,7 @@ def test_shakespeare_is_english_by_its_letters():
 
 SAMPLES = {name: corpus for name, corpus in CORPORA.items() if corpus.file and not corpus.url and not corpus.package}
 SPLIT = [name for name, corpus in CORPORA.items() if corpus.split]
+load_documents, load_split = functools.cache(corpora.load_documents), functools.cache(corpora.load_split)
 
 
 def test_the_notice_says_size_licence_and_source():
