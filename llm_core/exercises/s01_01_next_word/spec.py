@@ -28,7 +28,8 @@ def network(source: torch.Generator, N: int, n: int, D: int, V: int) -> Argument
 
 def logarithms(source: torch.Generator, T: int) -> tuple[Tensor, Tensor]:
     """What two models give the words of a text, as logarithms, (T,) each."""
-    return tuple(-6 * torch.rand(2, T, generator=source).sqrt())  # type: ignore[return-value]
+    first, second = -6 * torch.rand(2, T, generator=source).sqrt()
+    return first, second
 
 
 def _windows(source: torch.Generator, n: int, more: int) -> Arguments:
