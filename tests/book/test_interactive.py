@@ -510,6 +510,8 @@ def check_alignment(figure: Figure) -> None:
             assert written.locator("mark").all_text_contents() == [string["written"][n]]
     figure.set(string=0)  # another string begins at its first letter
     assert figure.readings()["step"] == "1"
+
+
 NASTY = [
     "", " ", "  ", "\n", "\t\t x", "a", "A", " a", "a ", "  a  b  ", "\n\n a\n", "low lower lowest", "Lowest!LOW",
     "it's I'VE we're", "''s 's's", "don't", "1024", "10 2 4", "3.14159", "\u0663\u0664\u0665", "\uff12\uff10",
