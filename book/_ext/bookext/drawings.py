@@ -12,6 +12,7 @@ import html
 import posixpath
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class LinkedDrawings(SphinxPostTransform):
                 continue
             svg = path.read_text(encoding="utf-8")
             if has_links(svg):
-                drawing = inline(svg, image.get("alt", ""), lambda href, uri=uri: self.address(uri, href))
+                drawing = inline(svg, image.get("alt", ""), partial(self.address, uri))
                 image.replace_self(nodes.raw("", drawing, format="html"))
 
     def address(self, drawing: str, href: str) -> str:

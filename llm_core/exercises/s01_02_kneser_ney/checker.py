@@ -158,7 +158,8 @@ DISCOUNTS = (
 def continuation_variant(counts: Tensor, *, what: str = "neighbours", axis: int = 0, divide: str = "by all") -> Tensor:
     """Each word's share of neighbours, with a knob for every usual mistake; as it stands, it is right."""
     numbers = (counts if what == "occurrences" else counts > 0).sum(axis).double()
-    return numbers / {"by all": numbers.sum(), "by V": len(counts), "no": 1}[divide]
+    divisors = {"by all": float(numbers.sum()), "by V": float(len(counts)), "no": 1.0}
+    return numbers / divisors[divide]
 
 
 def smoothed_variant(
