@@ -29,7 +29,7 @@ from llm_core.models.gpt import GPT, GPTConfig
 
 TABLE = Path(__file__).with_name("05_phone_book.csv")
 WIDTHS, SEEDS, STEPS = (8, 12, 16, 24, 32, 40, 48), (0, 1, 2), 800
-K = 8  # digits of a number
+DIGITS = 8  # of a number
 
 
 def phone_book(seed: int, names: int = 32) -> Tensor:
@@ -37,7 +37,7 @@ def phone_book(seed: int, names: int = 32) -> Tensor:
     chance = torch.Generator().manual_seed(seed)
     first = torch.arange(names).repeat_interleave(names)
     last = torch.arange(names).repeat(names)
-    digits = torch.randint(10, (names**2, K), generator=chance)
+    digits = torch.randint(10, (names**2, DIGITS), generator=chance)
     # Ids 0 to 9 are digits, then come the names.
     return torch.cat(
         [10 + first[:, None], 10 + names + last[:, None], digits], dim=1
@@ -49,7 +49,7 @@ def train_on(book: Tensor, width: int, steps: int, seed: int) -> GPT:
     torch.manual_seed(seed)
     chance = torch.Generator().manual_seed(seed)
     vocabulary = int(book.max()) + 1
-    model = GPT(GPTConfig(vocabulary, K + 2, 2, 2, width))
+    model = GPT(GPTConfig(vocabulary, DIGITS + 2, 2, 2, width))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=0.01, weight_decay=0.0
     )
@@ -59,9 +59,9 @@ def train_on(book: Tensor, width: int, steps: int, seed: int) -> GPT:
     for _ in range(steps):
         order = torch.randperm(len(book), generator=chance)
         batch = book[order[:256]]
-        logits = model(batch[:, :-1])[:, -K:, :10]  # digits only
+        logits = model(batch[:, :-1])[:, -DIGITS:, :10]  # digits only
         loss = F.cross_entropy(
-            logits.flatten(0, 1), batch[:, -K:].flatten()
+            logits.flatten(0, 1), batch[:, -DIGITS:].flatten()
         )
         optimizer.zero_grad()
         loss.backward()
@@ -74,8 +74,8 @@ def train_on(book: Tensor, width: int, steps: int, seed: int) -> GPT:
 @torch.no_grad()
 def examine(model: GPT, book: Tensor) -> tuple[float, float, list[float]]:
     """Bits stored, share of digits right, shares with first k right."""
-    logits = model(book[:, :-1])[:, -K:, :10]
-    digits = book[:, -K:]
+    logits = model(book[:, :-1])[:, -DIGITS:, :10]
+    digits = book[:, -DIGITS:]
     chosen = logits.log_softmax(-1).gather(-1, digits[..., None])
     stored = (math.log2(10) + chosen / math.log(2)).sum().item()
     right = logits.argmax(-1) == digits
