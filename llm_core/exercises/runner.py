@@ -12,6 +12,7 @@ means to. This is a tool for learning; give it notebooks of strangers only insid
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import logging
 import math
@@ -45,6 +46,7 @@ Status = Literal["passed", "failed", "not started", "error", "timeout"]
 
 CELL_TIMEOUT = 60.0  # seconds; a check takes one or two
 OUTPUT_LIMIT = 1_000_000  # characters printed by one notebook; what goes beyond is dropped
+FLOOD = 20 * OUTPUT_LIMIT  # characters after which the kernel is stopped: messages would wait in our own memory
 
 
 @dataclass(frozen=True)
@@ -293,14 +295,15 @@ class _Engine(NBClientEngine):
 
 
 class _Client(PapermillNotebookClient):
-    """Starts our own kernels, and drops what a notebook shows beyond a limit.
+    """Starts our own kernels, drops what a notebook shows beyond a limit, and stops one that shows far more.
 
-    An endless loop that prints, or displays, must not fill the memory.
+    An endless loop that prints, or displays, must not fill the memory: it writes faster than anybody can read.
     """
 
     server: ForkServer | None = None
     scratch: Path | None = None
     shown = 0
+    stopping: asyncio.Future[Any] | None = None
 
     def create_kernel_manager(self) -> Kernel:
         self.km = Kernel(config=self.config)
@@ -312,6 +315,8 @@ class _Client(PapermillNotebookClient):
     def process_message(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if msg["msg_type"] in ("stream", "display_data", "update_display_data", "execute_result", "error"):
             self.shown += len(str(msg["content"]))
+            if self.shown > FLOOD and self.stopping is None and self.km.provisioner is not None:
+                self.stopping = asyncio.ensure_future(self.km.provisioner.kill())
             if self.shown > OUTPUT_LIMIT:
                 return None
         return super().process_message(msg, *args, **kwargs)
@@ -362,7 +367,11 @@ def execute(
             f"A cell was still running after {timeout:g} s, or the notebook after {total_timeout:g} s; it was stopped.",
         )
     except DeadKernelError:
-        return "error", "The kernel died: the notebook ended its process or ran out of memory."
+        return (
+            "error",
+            "The kernel died: the notebook ended its process, ran out of memory, or was stopped because it had shown "
+            f"more than {FLOOD // 1_000_000} million characters.",
+        )
     except Exception as error:  # whatever else one submission causes must not stop the others
         return "error", f"The notebook could not be run: {type(error).__name__}: {one_line(error)}"
     return None

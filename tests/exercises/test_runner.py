@@ -107,6 +107,19 @@ def test_the_whole_notebook_has_a_deadline_too(tmp_path: Path):
     assert time.monotonic() - begun < 50  # forty cells would take a minute
 
 
+@pytest.mark.parametrize("show", ["print", "display"])
+def test_a_notebook_that_shows_without_end_is_stopped(show: str, tmp_path: Path):
+    """Long before its time is up, and before its messages fill the memory."""
+    begun = time.monotonic()
+    without_end = f'import time\nwhile time.sleep(1e-3) is None:\n    {show}("x" * 100_000)'
+    flood = notebook(tmp_path / "flood.ipynb", without_end, CHECK)
+    result = runner.run(flood, timeout=90.0, output=tmp_path / "executed.ipynb")
+    assert result.status == "error"
+    assert "more than 20 million characters" in result.message
+    assert time.monotonic() - begun < 80
+    assert (tmp_path / "executed.ipynb").stat().st_size < 3 * runner.OUTPUT_LIMIT
+
+
 def test_one_kernel_is_one_thread(tmp_path: Path):
     code = "import os\nassert os.environ['OMP_NUM_THREADS'] == '1'"
     assert runner.run(notebook(tmp_path / "x.ipynb", PRETEND, code, CHECK)).status == "passed"
