@@ -115,7 +115,7 @@ def fault(kind: str, folder: Path, draw: random.Random) -> bool:
         assert len(said) >= room or b"cannot be written" in said or b"cannot begin" in said, said
         assert not list(folder.rglob("*.part"))
     else:
-        first, first_err = started(folder, 1.0)  # so slow that it is at work until it is killed
+        first, first_err = started(folder, 60.0)  # so slow that it is at work until it is killed
         while "begins at" not in printed(first_err):
             assert first.is_alive(), first_err.read_text()
             time.sleep(0.002)
