@@ -486,7 +486,7 @@ def check_ngram(figure: Figure) -> None:
         assert same(shown["seen"], order["seen"], 1)
         assert shown["stretch"] == str(max(order["copied"]))
         written = figure.box.locator(".written")
-        expected = "".join(word if word in ",.!" else f" {word}" for word in order["words"]).strip()
+        expected = "".join(word if word in ",.;:!?" else f" {word}" for word in order["words"]).strip()
         assert written.text_content() == expected
         runs = itertools.groupby(zip(order["words"], order["copied"], strict=True), lambda pair: pair[1] >= 6)
         stretches = ["".join(word for word, _ in run) for long, run in runs if long]

@@ -206,7 +206,8 @@ def test_no_third_party_script_is_committed() -> None:
     if listed.returncode:
         pytest.skip("not a git checkout")
     ours = ["book.css", "book.js", "interactive.css", "interactive.js"]
-    ours += ["interactive/attention.js", "interactive/dk.js", "interactive/rope.js", "interactive/sampling.js"]
+    figures = ["alignment", "attention", "dk", "ngram", "pipeline", "rope", "sampling", "tokenizer"]
+    ours += [f"interactive/{name}.js" for name in figures]
     assert {Path(name) for name in listed.stdout.split()} <= {Path("book/_static", name) for name in ours}
 
 
