@@ -93,6 +93,47 @@ const bookFigures = (() => {
     return node;
   }
 
+  // Two buttons that go through steps, one at a time. `count()` is how many there are, `value()` the one at hand, from
+  // 0; `reset()` begins again without calling `onStep`.
+  function stepper({ back, next, count, onStep }) {
+    let at = 0;
+    const where = element("span", { class: "where" });
+    const buttons = [button(back, () => go(-1)), button(next, () => go(1))];
+    const node = element("div", { class: "stepper", role: "group", "aria-label": "Step" }, buttons[0], where, buttons[1]);
+
+    function show() {
+      where.textContent = `${at + 1} of ${count()}`;
+      // Not `disabled`: a button that loses the focus takes the keyboard's place on the page with it.
+      buttons[0].setAttribute("aria-disabled", at === 0);
+      buttons[1].setAttribute("aria-disabled", at === count() - 1);
+    }
+
+    function go(by) {
+      const wanted = Math.max(0, Math.min(count() - 1, at + by));
+      if (wanted === at) return;
+      at = wanted;
+      show();
+      onStep();
+    }
+
+    function reset() {
+      at = 0;
+      show();
+    }
+
+    // The arrows do what the buttons do, while one of them has the focus.
+    node.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (by && !event.altKey && !event.ctrlKey && !event.metaKey) {
+        event.preventDefault();
+        go(by);
+        buttons[by < 0 ? 0 : 1].focus();
+      }
+    });
+    reset();
+    return { node, value: () => at, reset };
+  }
+
   // A few named numbers: readouts({variance: "variance"}) and then set("variance", "1.0").
   function readouts(labels) {
     const values = {};
@@ -200,7 +241,7 @@ const bookFigures = (() => {
   const isRow = (length, fits = isNumber) => (x) => Array.isArray(x) && x.length === length && x.every(fits);
 
   return {
-    register, element, text, slider, checkbox, choice, button, readouts, speaker, table, bar,
+    register, element, text, slider, checkbox, choice, button, stepper, readouts, speaker, table, bar,
     format, softmax, entropy, variance, dot, list, isText, isNumber, isRow,
   };
 })();

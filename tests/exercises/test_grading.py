@@ -127,7 +127,10 @@ def test_whatever_goes_wrong_stays_in_its_row(tmp_path: Path):
 
     statuses = {Path(file).stem: row["status"] for file, row in rows.items()}
     fine = {"a fine one": "passed", "also fine 好": "passed"}
-    late = dict.fromkeys(("hangs", "prints for ever", "shows for ever"), "timeout")
+    late = {"hangs": "timeout"}
+    # A quick machine reaches the limit of what is printed before that of the time.
+    flood = {name: statuses.pop(name) for name in ("prints for ever", "shows for ever")}
+    assert set(flood.values()) <= {"timeout", "error"}
     broken = (
         "binary cells crashed empty folder killed list loop nowhere other syntax text,lost parameter,no exercise,"
         "no report,no tags,no type,of 2013"

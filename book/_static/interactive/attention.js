@@ -5,7 +5,7 @@
 // but all are computed with.
 bookFigures.register("attention", (data, box) => {
   "use strict";
-  const { element, text, choice, button, speaker, table, bar, list, isText, isRow } = bookFigures;
+  const { element, text, choice, stepper, speaker, table, bar, list, isText, isRow } = bookFigures;
   const { format, softmax, dot } = bookFigures;
 
   const tokens = list(data, "tokens", isText);
@@ -69,36 +69,15 @@ bookFigures.register("attention", (data, box) => {
   const start = Number.isInteger(data.query) && data.query >= 0 && data.query < T ? data.query : T - 1;
   const options = tokens.map((token, n) => `${n + 1}. ${token}`);
   const query = choice({ name: "query", label: "query", options, start, onInput: draw });
-  const back = button("Previous", () => go(-1));
-  const next = button("Next", () => go(1));
-  const where = element("span", { class: "where" });
-  const stepper = element("div", { class: "stepper", role: "group", "aria-label": "Step" }, back, where, next);
+  const steps = stepper({ back: "Previous", next: "Next", count: () => STEPS.length, onStep: draw });
   const title = element("p", { class: "step" });
   const asked = element("p", { class: "asked" });
   const place = element("div", { class: "place" });
   const { node: spoken, say } = speaker();
-  let step = 0;
-
-  function go(by) {
-    const wanted = Math.max(0, Math.min(STEPS.length - 1, step + by));
-    if (wanted !== step) {
-      step = wanted;
-      draw();
-    }
-  }
-
-  // The arrows do what the buttons do, while one of them has the focus.
-  stepper.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (by && !event.altKey && !event.ctrlKey && !event.metaKey) {
-      event.preventDefault();
-      go(by);
-      (by < 0 ? back : next).focus();
-    }
-  });
 
   function draw() {
     const i = query.value();
+    const step = steps.value();
     const may = mask[i];
     const scores = k.map((key) => dot(q[i], key));
     const scaled = scores.map((score) => score / root);
@@ -119,14 +98,10 @@ bookFigures.register("attention", (data, box) => {
     place.replaceChildren(shown.node);
     title.replaceChildren(element("strong", {}, `${now.title}. `), text(now.words));
     asked.replaceChildren(`The query of “${tokens[i]}”: `, text("_q_"), ` = ${vector(q[i])}`);
-    where.textContent = `${step + 1} of ${STEPS.length}`;
-    // Not `disabled`: a button that loses the focus takes the keyboard's place on the page with it.
-    back.setAttribute("aria-disabled", step === 0);
-    next.setAttribute("aria-disabled", step === STEPS.length - 1);
     say(`Step ${step + 1} of ${STEPS.length}, ${now.title}, query ${tokens[i]}.`);
   }
 
   draw();
   box.classList.add("attention");
-  box.append(element("div", { class: "controls" }, query.node, stepper), title, asked, place, spoken);
+  box.append(element("div", { class: "controls" }, query.node, steps.node), title, asked, place, spoken);
 });

@@ -5,7 +5,7 @@
 // `weights`, a row of shares for each of the `queries`, of which a slider chooses one.
 bookFigures.register("pipeline", (data, box) => {
   "use strict";
-  const { element, slider, choice, button, speaker, table, bar, list, isText, isNumber, isRow, format } = bookFigures;
+  const { element, slider, choice, stepper, speaker, table, bar, list, isText, isNumber, isRow, format } = bookFigures;
 
   const families = list(data, "families", (family) => isText(family?.name));
   for (const { stages } of families.map((family) => ({ stages: list(family, "stages", isStage) }))) {
@@ -21,12 +21,14 @@ bookFigures.register("pipeline", (data, box) => {
     return [stage?.title, stage?.says, stage?.shape].every(isText);
   }
 
-  let at = 0;
   const model = choice({ name: "family", label: "model", options: families.map((f) => f.name), start: 0, onInput: begin });
-  const back = button("One step back", () => go(-1));
-  const next = button("One step on", () => go(1));
-  const where = element("span", { class: "where" });
-  const stepper = element("div", { class: "stepper", role: "group", "aria-label": "Step" }, back, where, next);
+  const stages = () => families[model.value()].stages;
+  const steps = stepper({
+    back: "One step back",
+    next: "One step on",
+    count: () => stages().length,
+    onStep: draw,
+  });
   const title = element("p", { class: "step" });
   const says = element("p", { class: "says" });
   const query = element("div", { class: "query" });
@@ -34,33 +36,13 @@ bookFigures.register("pipeline", (data, box) => {
   const { node: spoken, say } = speaker();
   let chosen = null; // the slider of an attention stage
 
-  const stages = () => families[model.value()].stages;
-
   function begin() {
-    at = 0;
+    steps.reset();
     draw();
   }
 
-  function go(by) {
-    const wanted = Math.max(0, Math.min(stages().length - 1, at + by));
-    if (wanted !== at) {
-      at = wanted;
-      draw();
-    }
-  }
-
-  // The arrows do what the buttons do, while one of them has the focus.
-  stepper.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (by && !event.altKey && !event.ctrlKey && !event.metaKey) {
-      event.preventDefault();
-      go(by);
-      (by < 0 ? back : next).focus();
-    }
-  });
-
   function draw() {
-    const stage = stages()[at];
+    const stage = stages()[steps.value()];
     chosen = null;
     if (stage.weights) {
       const { queries } = stage;
@@ -69,20 +51,17 @@ bookFigures.register("pipeline", (data, box) => {
       chosen = slider({ name: "query", label: "of the token", values, start, shown: (n) => queries[n], onInput: fill });
     }
     query.replaceChildren(...(chosen ? [chosen.node] : []));
-    where.textContent = `${at + 1} of ${stages().length}`;
-    back.setAttribute("aria-disabled", at === 0);
-    next.setAttribute("aria-disabled", at === stages().length - 1);
     title.replaceChildren(element("strong", {}, stage.title), " ", element("code", {}, stage.shape));
     says.textContent = stage.says;
     fill();
-    say(`Step ${at + 1} of ${stages().length}: ${stage.title}, ${stage.shape}. ${stage.says}`);
+    say(`Step ${steps.value() + 1} of ${stages().length}: ${stage.title}, ${stage.shape}. ${stage.says}`);
   }
 
   function fill() {
-    const { rows, ids, shares, weights } = stages()[at];
+    const { rows, ids, shares, weights } = stages()[steps.value()];
     const part = chosen ? weights[chosen.value()] : shares;
     const columns = ["token", ...(ids ? ["id"] : []), ...(part ? ["share", chosen ? "weight" : "probability"] : [])];
-    const shown = table(stages()[at].title, columns);
+    const shown = table(stages()[steps.value()].title, columns);
     shown.fill(
       rows.map((piece, n) => ({
         cells: [
@@ -97,5 +76,5 @@ bookFigures.register("pipeline", (data, box) => {
 
   draw();
   box.classList.add("pipeline");
-  box.append(element("div", { class: "controls" }, model.node, stepper), title, says, query, place, spoken);
+  box.append(element("div", { class: "controls" }, model.node, steps.node), title, says, query, place, spoken);
 });
