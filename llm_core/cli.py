@@ -8,6 +8,7 @@
     llm-core study run 03/04_learning_rate -p rate=0.001,0.01 -p seed=0,1 --table mine.csv
     llm-core corpus list
     llm-core corpus fetch wikitext-103
+    llm-core serve smollm2 --port 8000
 
 The exit status is 0 if everything passed, 1 if something did not, 2 if the command was not understood.
 """
@@ -75,6 +76,37 @@ def main() -> None:
 def version() -> None:
     """Print the version of the package."""
     typer.echo(llm_core.__version__)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="smollm2, a .gguf file, or a folder with config.json.", metavar="MODEL")],
+    name: Annotated[str | None, typer.Option(help="What requests call it; its own name unless given.")] = None,
+    host: Annotated[str, typer.Option(help="Other machines can reach it unless this is local.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    batch: Annotated[int, typer.Option(min=1, help="Texts that are written together.")] = 8,
+    waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are refused.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest text that can be asked for.")] = 1024,
+) -> None:
+    """Answer requests in the form of OpenAI's API, at http://HOST:PORT/v1, until Ctrl-C."""
+    try:
+        from llm_core.serving.app import Service
+        from llm_core.serving.engine import Engine
+        from llm_core.serving.run import AddressTaken
+        from llm_core.serving.run import serve as answer
+    except ModuleNotFoundError as error:
+        typer.echo(f"Error: {error.name} is not installed: pip install 'llm-core[serve]'", err=True)
+        raise typer.Exit(2) from None
+    from llm_core.pretrained.opening import open_model
+
+    with _usage_errors():
+        opened = open_model(model)
+        engine = Engine(opened.model, opened.tokenizer, stop_ids=opened.stop_ids, max_batch=batch, max_waiting=waiting)
+    try:
+        answer(Service(engine, name or opened.name, opened.chat, max_new_tokens=max_new_tokens), host=host, port=port)
+    except AddressTaken as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 @exercise_app.command("list")

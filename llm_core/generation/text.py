@@ -68,12 +68,11 @@ def stream_text(
         [ids],
         max_new_tokens,
         choose=choose,
-        adjust=_known(tokenizer, model.vocab_size, stop_tokens, adjust),
+        adjust=known_only(tokenizer, model.vocab_size, stop_tokens, adjust),
         generator=generator,
         use_cache=use_cache,
     )
-    new = _until(stop_tokens, written)
-    return cut_pieces(_continuation(tokenizer, ids, new), stops)
+    return _pieces(TextWriter(tokenizer, ids, stops, stop_tokens), written)
 
 
 def generate_text(
@@ -106,28 +105,59 @@ def generate_text(
     )
 
 
-def cut_pieces(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Text that comes in pieces, up to the first stop string, each part of it as soon as it is certain.
+class TextWriter:
+    """A text that is written id by id: it takes ids and hands out what is certain.
 
-    No piece is taken after the one that completes a stop string.
+    Args:
+        prompt: the ids that it continues. Their end may have its say in the text: a space between words.
+        stops: strings that end the text.
+        stop_ids: tokens that end it. Neither is part of the text.
 
-    >>> list(cut_pieces(["To be", ". A", "ND", " so", " on. E", "N", "D."], ["END"]))
-    ['To be', '. A', 'ND', ' so', ' on. ']
+    >>> from llm_core.text.characters import CharacterTokenizer
+    >>> tokenizer = CharacterTokenizer("abcd.")
+    >>> writer = TextWriter(tokenizer, tokenizer.encode("d"), stops=["abb"])
+    >>> [writer.push(id_) for id_ in tokenizer.encode("cabcabb")], writer.ended
+    (['c', '', '', 'abc', '', '', ''], True)
     """
-    held = ""  # the end of the text so far: the beginning of a stop string, it may be
-    for piece in pieces:
-        text = held + piece
-        end = find_stop(text, stops)
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str] = (), stop_ids: Collection[int] = ()
+    ) -> None:
+        self._decoder = StreamDecoder(tokenizer)
+        for id_ in prompt:
+            self._decoder.push(id_)
+        if tokenizer.decode(prompt).endswith("\N{REPLACEMENT CHARACTER}"):
+            self._decoder.finish()  # the decoder takes it for an unfinished character, but the prompt is as it is
+        self._stops, self._stop_ids = stops, stop_ids
+        self._held = ""  # the end of the text so far: the beginning of a stop string, it may be
+        self.ended = False
+        """Whether a stop string or a stop token has ended it."""
+
+    def push(self, id_: int) -> str:
+        """Take one more id; returns the text that it makes certain, often of one token, sometimes none."""
+        if id_ in self._stop_ids:
+            rest = self.finish()
+            self.ended = True
+            return rest
+        return self._cut(self._decoder.push(id_))
+
+    def finish(self) -> str:
+        """There are no more ids: the text that was held back."""
+        if self.ended:
+            return ""
+        rest = self._cut(self._decoder.finish()) + self._held
+        self._held = ""
+        return rest
+
+    def _cut(self, piece: str) -> str:
+        text = self._held + piece
+        end = find_stop(text, self._stops)
         if end is not None:
-            if end > 0:
-                yield text[:end]
-            return
-        certain = len(text) - _could_be_stop(text, stops)
-        if certain > 0:
-            yield text[:certain]
-        held = text[certain:]
-    if held:
-        yield held
+            self.ended, self._held = True, ""
+            return text[:end]
+        certain = len(text) - _could_be_stop(text, self._stops)
+        self._held = text[certain:]
+        return text[:certain]
 
 
 def find_stop(text: str, stops: Sequence[str]) -> int | None:
@@ -151,28 +181,21 @@ def _could_be_stop(text: str, stops: Sequence[str]) -> int:
     return longest
 
 
-def _until(stops: tuple[int, ...], written: Iterator[Step]) -> Iterator[int]:
-    """The ids of a single row, without the stop token."""
+def _pieces(writer: TextWriter, written: Iterator[Step]) -> Iterator[str]:
+    """What a writer hands out for the steps of a single row, and no step is taken after its end."""
     for step in written:
         [id_] = step.numbers
-        if id_ in stops:
+        if piece := writer.push(id_):
+            yield piece
+        if writer.ended:
             return
-        yield id_
+    if rest := writer.finish():
+        yield rest
 
 
-def _continuation(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
-    """The text that the ids add to that of the prompt, whose end may have its say in it: a space between words."""
-    decoder = StreamDecoder(tokenizer)
-    for id_ in prompt:
-        decoder.push(id_)
-    if tokenizer.decode(prompt).endswith("\N{REPLACEMENT CHARACTER}"):
-        decoder.finish()  # the decoder takes it for an unfinished character, but the prompt is as it is
-    for id_ in ids:
-        yield decoder.push(id_)
-    yield decoder.finish()
-
-
-def _known(tokenizer: Tokenizer, vocab_size: int, stops: tuple[int, ...], adjust: Adjust | None) -> Adjust | None:
+def known_only(
+    tokenizer: Tokenizer, vocab_size: int, stops: Collection[int], adjust: Adjust | None = None
+) -> Adjust | None:
     """The adjustment, and after it the ids without a token ruled out: embedding tables are often padded to a round
     number, and some vocabularies have gaps. A stop token is never decoded, so it needs no token."""
     if len(tokenizer.vocabulary) == vocab_size:

@@ -12,7 +12,7 @@ from wrapped import Script, gpt, markov
 from llm_core.generation.adjust import RepetitionPenalty
 from llm_core.generation.generate import generate
 from llm_core.generation.sampling import Sampler
-from llm_core.generation.text import cut_pieces, find_stop, generate_text, stream_text
+from llm_core.generation.text import find_stop, generate_text, stream_text
 from llm_core.text.characters import CharacterTokenizer
 from llm_core.text.tokenizer import Vocabulary
 from llm_core.text.words import WordTokenizer
@@ -139,7 +139,6 @@ def test_nothing_is_generated_after_a_stop_string():
 def test_the_stop_string_that_is_complete_first_ends_the_text(stop, expected):
     tokenizer = CharacterTokenizer("abcd")
     assert generate_text(Script(tokenizer.encode("abcabd"), 4), tokenizer, "a", 6, stop=stop) == expected
-    assert "".join(cut_pieces(["abcabd"], [stop] if isinstance(stop, str) else list(stop))) == expected
 
 
 def test_the_stop_token_is_not_part_of_the_text():

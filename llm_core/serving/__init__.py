@@ -1,0 +1,1 @@
+"""A model behind an address: the HTTP interface that OpenAI's clients speak, on this machine."""
