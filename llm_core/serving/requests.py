@@ -36,6 +36,8 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
 # Entries that say something about the client, and nothing about the answer.
 NOTES = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 
+ELSEWHERE = {"messages": "/v1/chat/completions", "prompt": "/v1/completions"}
+
 Stop = Annotated[str, Field(min_length=1)]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -177,7 +179,7 @@ def read_body(kind: type[AnyBody], data: object) -> AnyBody:
     for name in given:
         if name not in kind.model_fields:
             near = difflib.get_close_matches(name, [*kind.model_fields, *NOT_DONE], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; {ELSEWHERE[name]} has it" if name in ELSEWHERE else f"; did you mean {near[0]}?" if near else ""
             raise BadRequest(f"there is no parameter {name}{hint}", name, code="unknown_parameter")
     try:
         return kind.model_validate(given)

@@ -35,7 +35,7 @@ def load_tokenizer(path: str | Path) -> Loaded:
     kind = model.get("type") if isinstance(model, dict) else None
     if kind is None and isinstance(model, dict) and "merges" in model:
         kind = "BPE"  # files from before the entry existed
-    if kind not in LOADERS:
+    if kind not in tuple(LOADERS):  # what it says may be anything
         raise ValueError(
             f'{path}: "model": {{"type": ...}} must be one of {", ".join(LOADERS)}: got {kind!r}. '
             "Is it the tokenizer.json of the package tokenizers?"
