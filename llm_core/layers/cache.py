@@ -26,6 +26,7 @@ class LayerCache:
         capacity: tokens that can be seen.
         window: how far back attention looks, the own position counted. Keys and values that no later token can read
             are dropped. None: to the beginning.
+        d_value: width of a value; that of a key, `d_head`, unless given.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class LayerCache:
         capacity: int,
         d_head: int,
         *,
+        d_value: int | None = None,
         window: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -43,7 +45,7 @@ class LayerCache:
             raise ValueError(f"a window holds at least the own position: got window={window}")
         room = capacity if window is None else min(capacity, 2 * window + REWINDABLE)
         self._keys = torch.zeros(batch, n_kv_heads, room, d_head, device=device, dtype=dtype)
-        self._values = torch.zeros_like(self._keys)
+        self._values = self._keys.new_zeros(batch, n_kv_heads, room, d_head if d_value is None else d_value)
         self._dropped = 0  # tokens before the first one that is stored
         self.capacity = capacity
         self.window = window
@@ -54,14 +56,15 @@ class LayerCache:
         """B: rows."""
         return self._keys.shape[0]
 
-    def room_for_all(self) -> tuple[Float[Tensor, "B K capacity E"], Float[Tensor, "B K capacity E"]]:
+    def room_for_all(self) -> tuple[Float[Tensor, "B K capacity E"], Float[Tensor, "B K capacity Ev"]]:
         """Two empty tensors of the same kind with a place for each token, window or not."""
         B, K, _, E = self._keys.shape
-        return self._keys.new_zeros(B, K, self.capacity, E), self._keys.new_zeros(B, K, self.capacity, E)
+        width = self._values.shape[-1]
+        return self._keys.new_zeros(B, K, self.capacity, E), self._keys.new_zeros(B, K, self.capacity, width)
 
     def append(
-        self, key: Float[Tensor, "B K T E"], value: Float[Tensor, "B K T E"]
-    ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
+        self, key: Float[Tensor, "B K T E"], value: Float[Tensor, "B K T Ev"]
+    ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S Ev"]]:
         """Add the keys and values of T more tokens; returns those that the T may read (views, where they can be).
 
         S is `length` after the call; with a window at most window - 1 + T.
@@ -78,6 +81,11 @@ class LayerCache:
         room = (self._keys.shape[0], self._keys.shape[1], self._keys.shape[3])
         if (batch, heads, width) != room:
             raise ValueError(f"the cache was made for (batch, heads, width) = {room}: got {(batch, heads, width)}")
+        if value.shape != (batch, heads, T, self._values.shape[3]):
+            raise ValueError(
+                f"the values should be {(batch, heads, T, self._values.shape[3])}, as the keys and the cache are: got "
+                f"{tuple(value.shape)}"
+            )
         S, end = self.keys_after(T), self.length - self._dropped
         if end + T > self._keys.shape[2]:
             return self._append_and_drop(key, value)
@@ -90,7 +98,7 @@ class LayerCache:
         """How many keys T further tokens will find, their own counted: the S of their mask."""
         return T + (self.length if self.window is None else min(self.length, self.window - 1))
 
-    def contents(self) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
+    def contents(self) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S Ev"]]:
         """The keys and values that are stored (views, not copies): those of all tokens seen, if there is no window."""
         return self._last(self.length - self._dropped)
 
