@@ -162,6 +162,12 @@ BLOCK = (
         "It stands before: the part reads the normed stream.",
         ({"place": "after part"},),
     ),
+    Mistake(
+        "fixed_epsilon_in_the_block",
+        "The block's norm has an eps of 1e-5, whatever the argument says.",
+        "Hand the argument on.",
+        ({"epsilon": "1e-5"},),
+    ),
 )
 
 
@@ -238,8 +244,10 @@ def block_variant(
     *,
     adds: str = "x",
     place: str = "before",
+    epsilon: str = "given",
 ) -> Tensor:
     """The half block with a knob for every usual mistake; as it stands, it is right."""
+    eps = 1e-5 if epsilon == "1e-5" else eps
 
     def norm(z: Tensor) -> Tensor:
         return F.rms_norm(z, weight.shape, weight, eps)
