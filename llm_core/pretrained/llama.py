@@ -465,7 +465,7 @@ def _experts(
 
 
 def _dense_layers(config: Mapping[str, Any], n_layers: int) -> tuple[int, ...]:
-    """The layers without experts: those that are named, and all but every so-and-so-manieth."""
+    """The layers without experts: those that are named, and all but every n-th, where `decoder_sparse_step` is n."""
     step, named = obeyed(config, "decoder_sparse_step", 1), config.get("mlp_only_layers")
     named = [] if named is None else named
     if step < 1:

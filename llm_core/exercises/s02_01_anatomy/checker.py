@@ -44,6 +44,12 @@ ONE_BLOCK = Mistake(
     "Everything inside a block is there L times.",
     ({"blocks": 1},),
 )
+WIDTH_ASSUMED = Mistake(
+    "width_of_the_network_assumed",
+    "The feed-forward network is counted with F = 4 D.",
+    "Its width is the argument F.",
+    ({"wide": True},),
+)
 NO_TABLE = Mistake(
     "embedding_missing",
     "The table of the tokens is missing.",
@@ -101,12 +107,7 @@ ENCODER = (
         "Both stand before the first block.",
         ({"segments": 0, "outer_norms": 0},),
     ),
-    Mistake(
-        "width_of_the_network_assumed",
-        "The feed-forward network is counted with F = 4 D.",
-        "Its width is the argument F.",
-        ({"wide": True},),
-    ),
+    WIDTH_ASSUMED,
 )
 
 ENCODER_DECODER = (
@@ -151,12 +152,7 @@ ENCODER_DECODER = (
         "It has a third part, cross-attention, and a third norm.",
         ({"attentions": 2, "norms": 4},),
     ),
-    Mistake(
-        "width_of_the_network_assumed",
-        "The feed-forward network is counted with F = 4 D.",
-        "Its width is the argument F.",
-        ({"wide": True},),
-    ),
+    WIDTH_ASSUMED,
 )
 
 
