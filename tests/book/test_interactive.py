@@ -89,11 +89,11 @@ def example_data() -> dict[str, Any]:
         },
         "ngram": {
             "orders": [
-                {"n": 1, "words": ["<b>", ",", "it"], "copied": [1, 1, 1], "perplexity": 313.4, "seen": 92.8},
+                {"n": 1, "words": ["<b>", ",", "it"], "copied": [1, 2, 2], "perplexity": 313.4, "seen": 92.8},
                 {
                     "n": 5,
                     "words": list("abcdefg!h"),
-                    "copied": [7, 7, 7, 7, 7, 7, 7, 1, 2],
+                    "copied": [5, 5, 6, 6, 6, 6, 6, 6, 2],
                     "perplexity": 1e4,
                     "seen": 0.66,
                 },
@@ -304,6 +304,15 @@ class Figure:
             positions,
         )
 
+    def heard(self) -> str:
+        """What a screen reader says of the last change, once the reader rests."""
+        self.page.wait_for_timeout(600)
+        return self.box.locator("[aria-live]").text_content()
+
+    def columns(self) -> list[str]:
+        """The heads of the table."""
+        return self.box.locator("thead th").all_text_contents()
+
     def last(self, name: str) -> int:
         """A slider's last position."""
         return int(self.box.locator(f"[name={name}]").get_attribute("max"))
@@ -492,6 +501,9 @@ def check_ngram(figure: Figure) -> None:
         stretches = ["".join(word for word, _ in run) for long, run in runs if long]
         marked = written.locator("mark").evaluate_all("marks => marks.map(m => m.textContent.replaceAll(' ', ''))")
         assert marked == stretches
+    assert figure.box.locator(".key").text_content() == "Marked: 6 words or more in a row are copied."
+    told = f"n = {order['n']}: perplexity {shown['perplexity']}, longest copied stretch {shown['stretch']} words."
+    assert figure.heard() == told
 
 
 def check_alignment(figure: Figure) -> None:
@@ -508,6 +520,12 @@ def check_alignment(figure: Figure) -> None:
             written = figure.box.locator(".written")
             assert written.text_content() == "Written: " + "".join(string["written"])
             assert written.locator("mark").all_text_contents() == [string["written"][n]]
+    most = weights.index(max(weights))
+    told = f"Letter {n + 1}, {string['written'][n]}: most of the weight, {rows[most][2]}, is on letter {most + 1}, "
+    assert figure.heard() == f"{told}{string['read'][most]}."
+    assert figure.columns() == ["read", "share", "weight"]
+    named = figure.box.locator("[name=string] option").all_text_contents()
+    assert named == [f"{''.join(string['read'])} ({len(string['read'])})" for string in figure.data["strings"]]
     figure.set(string=0)  # another string begins at its first letter
     assert figure.readings()["step"] == "1"
 
@@ -565,6 +583,15 @@ def check_tokenizer(figure: Figure) -> None:
         assert figure.box.locator("textarea").input_value() == example
         pieces = figure.box.locator("[data-way=characters] .piece").all_text_contents()
         assert "".join(pieces) == example.replace(" ", "␣").replace("\n", "⏎")
+    titles = ["Characters", "BPE on bytes", "WordPiece", "Unigram"]
+    assert figure.box.locator(".way strong").all_text_contents() == titles
+    counts = [figure.readings()[way].split()[0] for way in ("characters", "bpe", "wordpiece", "unigram")]
+    told = ", ".join(f"{title}: {count}" for title, count in zip(titles, counts, strict=True))
+    assert figure.heard() == f"Tokens: {told}."
+    figure.box.locator("textarea").fill("\t\u2603\n")
+    assert figure.box.locator("[data-way=characters] .piece").all_text_contents() == ["⇥", "\u2603", "⏎"]
+    unknown = figure.box.locator("[data-way=characters] .unknown .piece").all_text_contents()
+    assert unknown == [shown for shown, c in zip("⇥\u2603⏎", "\t\u2603\n", strict=True) if c not in characters]
     figure.box.locator("textarea").fill("\u9ec4 \u2603")  # a snowman: three bytes, no merge
     shown = figure.box.locator("[data-way=bpe] .piece").all_text_contents()
     assert shown[-3:] == ["E2", "98", "83"]
@@ -584,6 +611,9 @@ def check_pipeline(figure: Figure) -> None:
             assert figure.box.locator(".step").text_content() == f"{stage['title']} {stage['shape']}"
             assert figure.box.locator(".says").text_content() == stage["says"]
             assert [row[0] for row in figure.rows()] == stage["rows"]
+            assert figure.box.locator("caption").text_content() == stage["title"]
+            said = {"ids": ["id"], "weights": ["share", "weight"], "shares": ["share", "probability"]}
+            assert figure.columns() == ["token", *(name for key in said if key in stage for name in said[key])]
             if "ids" in stage:
                 assert [row[1] for row in figure.rows()] == [str(number) for number in stage["ids"]]
             shares = dict(enumerate(stage.get("weights", [])))
@@ -596,12 +626,18 @@ def check_pipeline(figure: Figure) -> None:
                 assert figure.bars() == pytest.approx(expected, abs=1e-4)
                 assert all(same(row[-1], share, 2) for row, share in zip(figure.rows(), expected, strict=False))
         assert following.get_attribute("aria-disabled") == "true"
+        n = len(family["stages"])
+        told = f"Step {n} of {n}: {stage['title']}, {stage['shape']}. {stage['says']}"
+        assert figure.heard() == told
         following.press("ArrowLeft")
         assert figure.box.locator(".where").text_content() == f"{len(family['stages']) - 1} of {len(family['stages'])}"
         for _ in family["stages"]:
             previous.press("Enter")
         assert previous.get_attribute("aria-disabled") == "true"
         assert figure.box.locator(".step").text_content().startswith(family["stages"][0]["title"])
+    following.click()
+    figure.set(family=0)  # another model begins at its first step
+    assert figure.box.locator(".where").text_content() == f"1 of {len(figure.data['families'][0]['stages'])}"
 
 
 CHECKS: dict[str, Callable[[Figure], None]] = {
