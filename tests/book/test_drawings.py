@@ -8,7 +8,8 @@ from bs4 import BeautifulSoup
 DRAWING = """<?xml version="1.0"?>
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" class="two wide" role="img" aria-label="old">
 <title>A tooltip
-over two lines</title><a class="part" href="../b.md#c"><rect width="4"/></a><a href="d.md"><title>d</title><text>x &gt; y</text></a>
+over two lines</title><a class="part" href="../b.md#c"><rect width="4"/></a>
+<a href="d.md"><title>d</title><text>x &gt; y</text></a>
 </svg>
 """
 
