@@ -180,8 +180,8 @@ def _tag(wikitext: str, match: re.Match[str], absent: set[str]) -> tuple[str, in
     """What stands for a tag or a comment, and where the text goes on behind it."""
     mark, end = match[0], match.end()
     if mark == "<!--":
-        close = wikitext.find("-->", end)
-        return "", len(wikitext) if close < 0 else close + 3
+        end = wikitext.find("-->", end)
+        return "", len(wikitext) if end < 0 else end + 3
     name = match["tag"].lower()
     if name not in TAGS:
         return mark, end
