@@ -97,9 +97,9 @@ BETWEEN = _words("- – to and or x × by * + and(-) to(-) ,")
 
 _Replacements = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
 _SINGLE_LINE: _Replacements = (
-    (re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\]]*[ \t]*([^\]\n]*)\]"), r"\1"),  # [address its words]
+    (re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*[ \t]*([^\[\]\n]*)\]"), r"\1"),  # [address its words]
     (re.compile(r"''+"), ""),  # bold and italics
-    (re.compile(r"\n(={1,6})[ \t]*([^\n]*?)[ \t]*=+[ \t]*(?=\n)"), r"\n\2"),  # == heading ==
+    (re.compile(r"\n(=[^\n]*=)[ \t]*(?=\n)"), lambda heading: "\n" + heading[1].strip("= \t")),
     (re.compile(r"\n[*#:; \t]+"), "\n"),  # items of lists, indents
     (re.compile(r"\n----+"), "\n"),
     (re.compile(r"__[A-Z]{3,}__|__[\u4e00-\u9fff]+__"), ""),  # magic words
@@ -169,11 +169,8 @@ def _unnested(wikitext: str) -> str:
             inner, (_, out) = out, stack.pop()
             out.append(_CLOSED[opened]("".join(inner)))
     out.append(wikitext[position:])
-    while stack:
-        inner, (mark, out) = out, stack.pop()
-        out.append(mark)
-        out.extend(inner)
-    return "".join(out)
+    never_closed = [piece for mark, before in stack for piece in (*before, mark)]
+    return "".join(never_closed + out)
 
 
 def _tag(wikitext: str, match: re.Match[str], absent: set[str]) -> tuple[str, int]:
