@@ -287,6 +287,8 @@ def page_chunks(
         parts, held = [rest], len(rest)
     rest = b"".join(parts)
     if first and not n_pages:
+        if not rest.strip(b"\0 \r\n\t"):
+            return on_damage("there is nothing in it")
         _check_head(rest, path)
     if b"<page>" in rest or (last and b"</mediawiki>" not in rest):
         on_damage("it ends in the midst of a page" if b"<page>" in rest else "its last line, </mediawiki>, is missing")
