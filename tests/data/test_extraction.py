@@ -31,7 +31,7 @@ def parts_of(folder):
 @pytest.fixture(scope="module")
 def multistream(tmp_path_factory):
     """The sample in streams of six pages, as the large dumps are."""
-    head, *found, tail = re.split(rb"(?=  <page>)|(?=</mediawiki>)", bz2.open(SAMPLE).read())
+    head, *found, tail = re.split(rb"(?=  <page>)|(?=</mediawiki>)", bz2.decompress(SAMPLE.read_bytes()))
     groups = [head, *(b"".join(found[i : i + 6]) for i in range(0, len(found), 6)), tail]
     path = tmp_path_factory.mktemp("dump") / "dump-multistream.xml.bz2"
     path.write_bytes(b"".join(map(bz2.compress, groups)))

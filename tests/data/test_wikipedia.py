@@ -102,7 +102,8 @@ def test_what_is_no_dump_says_so(content, message, tmp_path):
 HEAD, *MADE, TAIL = (
     "<mediawiki>\n",
     *(
-        f"<page><title>T{n}</title><ns>0</ns><id>{n}</id><revision><id>{n}</id><text>text {n}</text></revision></page>\n"
+        f"<page><title>T{n}</title><ns>0</ns><id>{n}</id>"
+        f"<revision><id>{n}</id><text>text {n}</text></revision></page>\n"
         for n in range(1, 7)
     ),
     "</mediawiki>\n",
