@@ -1,8 +1,8 @@
 """From a dump of Wikipedia to text, beside the libraries that people use: CPU seconds of one process each.
 
-`wikitext` is the cleaning alone: the articles of the dump in gensim's wheel, from wikitext to plain text. They cannot
-give the same text, as they differ in what they call text, so each must have found most of the words that mwparserfromhell
-finds without its footnotes, tables, pictures and categories; the F1 of this is printed to stderr once.
+`wikitext` is the cleaning alone: the articles of the book's sample, from wikitext to plain text. They cannot
+give the same text, as they differ in what they call text, so each must have found most of the words that
+mwparserfromhell finds without its footnotes, tables, pictures and categories; the F1 of this is printed to stderr.
 
 `dump` is the whole way from the compressed file to the words of every article. gensim's WikiCorpus has its two
 processes, whose CPU seconds are counted with those of the first.

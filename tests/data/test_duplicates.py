@@ -6,6 +6,8 @@ import datasketch
 import numpy as np
 import pytest
 import torch
+from datatrove.data import Document
+from datatrove.pipeline.filters import gopher_quality_filter
 
 from llm_core.data.duplicates import (
     MinHash,
@@ -105,9 +107,6 @@ BAD = ["short", "a " * 99, "#x the and " * 60, "- the and of\n" * 30, "the and o
 @pytest.mark.parametrize("text", [GOOD, *BAD])
 def test_gopher_rules_are_those_of_datatrove(text, monkeypatch):
     """With one meaning of "word" for both: what stands between spaces."""
-    module = pytest.importorskip("datatrove.pipeline.filters.gopher_quality_filter")
-    from datatrove.data import Document
-
-    monkeypatch.setattr(module, "split_into_words", lambda text, _: text.split())
-    expected = module.GopherQualityFilter().filter(Document(text=text, id="0"))
+    monkeypatch.setattr(gopher_quality_filter, "split_into_words", lambda text, _: text.split())
+    expected = gopher_quality_filter.GopherQualityFilter().filter(Document(text=text, id="0"))
     assert (GopherRules().why_not(text) is None) == (expected is True)
