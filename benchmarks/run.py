@@ -16,19 +16,23 @@ import side_by_side
 import tokenization
 import training
 import typer
+import wikipedia
 import word_vectors
 
 FILES = {
     "generation": generation,
     "tokenization": tokenization,
     "training": training,
+    "wikipedia": wikipedia,
     "word_vectors": word_vectors,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main(
-    file: Annotated[str | None, typer.Argument(help="generation, tokenization, training, word_vectors or all")] = None,
+    file: Annotated[
+        str | None, typer.Argument(help="generation, tokenization, training, wikipedia, word_vectors or all")
+    ] = None,
     tasks: Annotated[list[str] | None, typer.Argument(help="tasks of that file; all if none is named")] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     threads: Annotated[int, typer.Option(min=1)] = 2,

@@ -9,6 +9,7 @@
     llm-core corpus list
     llm-core corpus fetch wikitext-103
     llm-core serve smollm2 --port 8000
+    llm-core wikipedia extract DUMP articles --workers 8
 
 The exit status is 0 if everything passed, 1 if something did not, 2 if the command was not understood.
 """
@@ -32,6 +33,7 @@ from rich.table import Table
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 import llm_core
+from llm_core import cli_wikipedia
 from llm_core.exercises import catalogue
 from llm_core.files import write_whole
 
@@ -49,6 +51,7 @@ corpus_app = typer.Typer(
     help="List the texts that the book knows by name, and fetch the large ones.", no_args_is_help=True
 )
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(cli_wikipedia.app, name="wikipedia")
 Cache = Annotated[Path | None, typer.Option(help="The folder of fetched files.", metavar="FOLDER", show_default=False)]
 
 
