@@ -172,11 +172,12 @@ def _streams_of(
 def _next_stream(chunk: bytes, raw: Iterator[bytes], start: bytes) -> Generator[bytes, None, bytes]:
     """Skip to where the next stream begins; yields the mark of a gap, and returns what follows (b"": nothing does)."""
     yield b"\0"  # so that the halves of two pages are not taken for one
-    for more in raw:
-        if start in chunk:
-            break
+    while start not in chunk:
+        more = next(raw, None)
+        if more is None:
+            return b""
         chunk = chunk[-len(start) :] + more
-    return chunk[chunk.index(start) :] if start in chunk else b""
+    return chunk[chunk.index(start) :]
 
 
 def streams(dump: str | Path, index: str | Path | None = None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -214,14 +215,15 @@ def gated_variant(
     meet: str = "product",
 ) -> Tensor:
     """SwiGLU with a knob for every usual mistake; as it stands, it is right."""
-    bend = {
+    bends_with: dict[str, Callable[[Tensor], Tensor]] = {
         "silu": F.silu,
         "sigmoid": torch.sigmoid,
         "relu": F.relu,
         "gelu": F.gelu,
         "gelu tanh": lambda z: F.gelu(z, approximate="tanh"),
         "tanh": torch.tanh,
-    }[activation]
+    }
+    bend = bends_with[activation]
     opened, passed = F.linear(x, gate), F.linear(x, up)
     opened = bend(opened) if bends in ("gate", "both") else opened
     passed = bend(passed) if bends in ("up", "both") else passed
@@ -305,7 +307,7 @@ def examine(
 
     def half(x: Tensor, eps: float, width: int) -> None:
         weight, weights = randn(x.shape[-1]) + 2.0, matrices(x.shape[-1], width)
-        right = block_variant(x, weight, eps, **weights)
+        right = block_variant(x, weight, eps, weights["gate"], weights["up"], weights["down"])
         got = exam.tensor(exam.call(half_block, x, weight, eps, *weights.values()), "the stream")
         exam.compare(
             got, right, mistakes(block_variant, BLOCK, x=x, weight=weight, eps=eps, **weights), what="the stream"

@@ -173,7 +173,7 @@ def examine(
     with exam.part("a band in the midst"):
         met([1, 2, 3, 4, 5, 6], [9, 9, 3, 4, 9, 9], 3)
     with exam.part("a run across two bands"):
-        met([1, 2, 3, 4, 5, 6, 7, 8], [9, 9, 9, 4, 5, 6, 9, 9], 2)
+        met([1, 2, 3, 4, 5, 6, 7, 8], [9, 9, 3, 4, 5, 6, 9, 9], 2)
     with exam.part("the same band in another place"):
         met([1, 2, 3, 4], [3, 4, 1, 2], 2)
     with exam.part("half of each band"):

@@ -88,6 +88,7 @@ SPEC = Spec(
         {"seed": 0, "n_shingles": 12, "n_bands": 4, "rows": 2},
         {"seed": 1, "n_shingles": 1, "n_bands": 1, "rows": 1},
         {"seed": 2, "n_shingles": 40, "n_bands": 6, "rows": 3},
+        {"seed": 3, "n_shingles": 200, "n_bands": 16, "rows": 8},
     ),
     drawn=_drawn,
 )
