@@ -39,14 +39,14 @@ SHARES = (
 )
 
 MEETINGS = (
-    Mistake("any_number", "One number that agrees is enough for you.", "All of a band have to.", ({"join": "any"},)),
-    Mistake("all_bands", "All bands have to agree for you.", "One is enough.", ({"join": "all"},)),
     Mistake(
         "across_bands",
         "A run that begins in the midst of a band counts.",
         "Bands begin at 0, r, 2 r, ... and do not overlap.",
         ({"starts": "any"},),
     ),
+    Mistake("any_number", "One number that agrees is enough for you.", "All of a band have to.", ({"join": "any"},)),
+    Mistake("all_bands", "All bands have to agree for you.", "One is enough.", ({"join": "all"},)),
     Mistake(
         "any_place",
         "A band may agree with another band of the other signature.",
