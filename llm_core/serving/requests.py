@@ -127,7 +127,7 @@ class CompletionBody(Body):
         return self.prompt
 
 
-class Part(BaseModel):
+class TextPart(BaseModel):
     """A part of a message. Pictures and sound have types of their own, which this server does not know."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -140,7 +140,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     role: Literal["system", "user", "assistant"]
-    content: str | list[Part]
+    content: str | list[TextPart]
 
     def plain(self) -> dict[str, str]:
         """As the chat form wants it."""

@@ -3,8 +3,7 @@
     python chapters/01_background/studies/03_scores.py
 
 It writes `03_scores.csv` beside this file: a row for each run, three seeds
-of each program (two so far of "CBOW, rate 0.25"), all on the speeches in
-`llm_core.data.corpora`. A run that
+of each program, all on the speeches in `llm_core.data.corpora`. A run that
 the table holds is not made again, so the script can be stopped and started.
 All of them take about a quarter of an hour on one core.
 
