@@ -25,7 +25,7 @@ class Overlap:
         ValueError: n is below 1.
 
     >>> exam = Overlap(["To be, or not to be: that is the question."], n=5)
-    >>> exam.share("To be or not, that is the question."), exam.share("He said: or not to be that is he.")
+    >>> exam.share("To be or not, that is the question."), exam.share("He: or not to be that is he.")
     (0.0, 0.75)
     """
 
