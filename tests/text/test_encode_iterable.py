@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import random
+import struct
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import tiktoken
@@ -16,7 +19,7 @@ from llm_core.text import normalisers, pretokenisers, streaming
 from llm_core.text.bpe_fast import BPETokenizer
 from llm_core.text.characters import CharacterTokenizer
 from llm_core.text.framing import Framing, Truncation
-from llm_core.text.precompiled import Nmt
+from llm_core.text.precompiled import Nmt, Precompiled
 from llm_core.text.pretokenize import CL100K, DIGITS_THEN_GPT2, GPT2, O200K, WHITESPACE, WHOLE, Split
 from llm_core.text.special import AddedToken as OurToken
 from llm_core.text.unigram_fast import UnigramTokenizer
@@ -254,6 +257,75 @@ def test_bits_give_other_tokenizers_the_ids_of_the_package_tokenizers(name, othe
         assert list(ours.encode_iterable(bits(text, draw, 9), allowed_special=())) == free, text
     assert n_parts > 80
     assert plain > 50
+
+
+def assert_bits_are_those_of_tokenizers(ours: Any, texts: list[str]) -> None:
+    theirs, draw = Tokenizer.from_str(ours.to_json()), random.Random(0)
+    for text in texts:
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids, text
+        assert list(ours.encode_iterable(bits(text, draw, 3))) == ids, text
+
+
+@pytest.mark.parametrize("flag", ["single_word", "rstrip", "normalized"])
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_a_token_that_asks_for_what_follows_is_the_one_of_tokenizers(kind, flag, learned, others, monkeypatch):
+    # The long one is found at once: with it, less of a text is decided than the other alone would need.
+    monkeypatch.setattr(streaming, "ENOUGH", 1)
+    name, long = "<m> x" if flag == "normalized" else "<m>", "[MASK][MASK]"
+    token = OurToken(name, **{flag: True})
+    if kind == "bpe":
+        ids = learned.vocabulary.ids | {name: 1500, long: 1501}
+        ours = BPETokenizer(ids, learned.merges, special_tokens=[token, long])
+    elif kind == "unigram":
+        pieces, special = others["always"].pieces, ["<unk>", token, long]
+        ours = UnigramTokenizer(pieces, special_tokens=special, more_tokens=[name, long])
+    else:
+        special = [*BERT_SPECIAL, token, long]
+        if flag == "normalized":  # which WordPiece refuses by name, and so has nothing to cut
+            with pytest.raises(ValueError, match="normalized must be false: '<m> x'"):
+                WordPieceTokenizer([*others["bert"].vocabulary, name], special_tokens=special)
+            return
+        ours = WordPieceTokenizer(others["bert"].vocabulary, special_tokens=special)
+    draw = random.Random(1)
+    parts = ["<m>", "<m> x", " ", " " * 12, "a", "x", "the", "\n", ".", long]
+    assert_bits_are_those_of_tokenizers(ours, ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(200)])
+
+
+def table_of(character: str, replacement: str) -> str:
+    """A precompiled_charsmap with one entry, as a double array: each byte of the character leads 256 units on."""
+    key = character.encode()
+    units = [0] * (256 * (len(key) + 2))
+    units[0] = 256 << 10
+    for i, byte in enumerate(key):
+        place, last = 256 * (i + 1) ^ byte, i == len(key) - 1
+        child = 256 * (i + 2)
+        units[place] = byte | (place ^ child) << 10 | last << 8
+        if last:
+            units[child] = 1 << 31
+    rows = struct.pack(f"<{len(units)}I", *units)
+    return base64.b64encode(struct.pack("<I", len(rows)) + rows + replacement.encode() + b"\0").decode()
+
+
+# U+0D4E is a letter that goes into one grapheme with the space after it, and a table may replace the grapheme.
+ACROSS_SPACES = {
+    "table": (Precompiled(table_of("\u0d4e", "x")), {}),
+    "no space in the table": (Precompiled(table_of(" ", "")), {}),
+    "a space for more": (normalisers.Replace({"String": "e t"}, " "), {}),
+    "word and word": (normalisers.Replace({"Regex": "e t"}, "x"), {}),
+    "words in turn": (normalisers.InTurn((normalisers.NFC(), normalisers.Replace({"String": "e t"}, "x"))), {}),
+    "beginning": (normalisers.Prepend("▁"), {"split": pretokenisers.Metaspace("▁", "never")}),
+}
+
+
+@pytest.mark.parametrize("name", ACROSS_SPACES)
+def test_a_normaliser_that_looks_across_a_space_gives_the_ids_of_tokenizers(name, others, monkeypatch):
+    monkeypatch.setattr(streaming, "ENOUGH", 1)
+    normaliser, options = ACROSS_SPACES[name]
+    ours = UnigramTokenizer(others["always"].pieces, normaliser=normaliser, **options)
+    draw = random.Random(1)
+    parts = [" ", " ", "e", "t", "the", "\u0d4e", "\u0d4e t", "a", "."]
+    assert_bits_are_those_of_tokenizers(ours, ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(200)])
 
 
 @pytest.mark.parametrize("name", [*WORDPIECES, *UNIGRAMS])
