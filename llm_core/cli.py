@@ -106,7 +106,8 @@ def serve(
         opened = open_model(model)
         engine = Engine(opened.model, opened.tokenizer, stop_ids=opened.stop_ids, max_batch=batch, max_waiting=waiting)
     try:
-        answer(Service(engine, name or opened.name, opened.chat, max_new_tokens=max_new_tokens), host=host, port=port)
+        service = Service(engine, name or opened.name, opened.chat, opened.encode, max_new_tokens=max_new_tokens)
+        answer(service, host=host, port=port)
     except AddressTaken as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

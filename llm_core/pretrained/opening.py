@@ -15,7 +15,7 @@ from llm_core.pretrained.files import CONFIG, end_ids, entry, read_config
 from llm_core.pretrained.gguf import find_smollm2, gguf_metadata, gguf_tokenizer, load_gguf
 from llm_core.pretrained.gpt2 import load_gpt2
 from llm_core.pretrained.llama import load_llama
-from llm_core.text.load import load_tokenizer
+from llm_core.text.load import Loaded, load_tokenizer
 from llm_core.text.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -36,9 +36,17 @@ class Opened:
 
     name: str
     model: Llama | GPT
-    tokenizer: Tokenizer
+    tokenizer: Loaded
     stop_ids: tuple[int, ...]
     chat: Callable[[Sequence[dict[str, str]]], str] | None
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text that the model is to continue, with the special tokens that belong around it.
+
+        Llama 2 for one was trained on texts that begin with <s>. What `chat` makes has all that it needs, and is for
+        the tokenizer alone.
+        """
+        return self.tokenizer.encode(text, add_special_tokens=True)
 
 
 def open_model(source: str | Path, *, dtype: torch.dtype | None = torch.float32) -> Opened:

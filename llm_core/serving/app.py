@@ -48,6 +48,7 @@ class Service:
         engine: writes the texts.
         name: of the model; a request must name it.
         chat: messages -> the text that the model continues. None: it is no chat model, and says so.
+        encode: a prompt to be continued -> ids, with what belongs around it. None: the tokenizer's own `encode`.
         max_body: bytes of a request.
         max_new_tokens: of one text. A request that does not say gets 16 for a completion, as at OpenAI, and as many
             as there is room for, up to this, for an answer.
@@ -56,6 +57,7 @@ class Service:
     engine: Engine
     name: str
     chat: Chat | None = None
+    encode: Callable[[str], list[int]] | None = None
     max_body: int = 1_000_000
     max_new_tokens: int = 1024
     started: int = field(default_factory=lambda: int(time.time()))
@@ -66,20 +68,22 @@ def application(service: Service) -> Starlette:
 
     async def completions(request: Request) -> Response:
         body = read_body(CompletionBody, await _json(request, service.max_body))
-        _check_model(service, body)
-        prompts = [_ids(service, prompt) for prompt in body.prompts()]
-        return await _answer(service, request, body, prompts, body.max_tokens or 16, "text_completion")
+        _check_name(service, body.model)
+        encode = service.encode or service.engine.tokenizer.encode
+        prompts = [_ids(encode, prompt) for prompt in body.prompts()]
+        limit = body.max_tokens or min(16, service.max_new_tokens)
+        return await _answer(service, request, body, prompts, limit, "text_completion")
 
     async def chat(request: Request) -> Response:
         body = read_body(ChatBody, await _json(request, service.max_body))
-        _check_model(service, body)
+        _check_name(service, body.model)
         if service.chat is None:
             raise BadRequest(f"{service.name} is no chat model: ask /v1/completions to continue a text", "messages")
         try:
             text = service.chat([message.plain() for message in body.messages])
         except ValueError as error:
             raise BadRequest(str(error), "messages") from None
-        prompt = _ids(service, text)
+        prompt = _ids(service.engine.tokenizer.encode, text)
         room = service.engine.model.context - len(prompt) + 1
         limit = body.limit() or max(1, min(room, service.max_new_tokens))
         return await _answer(service, request, body, [prompt], limit, "chat.completion")
@@ -301,20 +305,16 @@ async def _json(request: Request, max_body: int) -> object:
         raise BadRequest(f"the body is no JSON: {error}") from None
 
 
-def _ids(service: Service, prompt: str | list[int]) -> list[int]:
+def _ids(encode: Callable[[str], list[int]], prompt: str | list[int]) -> list[int]:
     if not isinstance(prompt, str):
         return prompt
     try:
-        ids = service.engine.tokenizer.encode(prompt)
+        ids = encode(prompt)
     except ValueError as error:
         raise BadRequest(str(error), "prompt") from None
     if not ids:
         raise BadRequest("the prompt is empty: give at least one character", "prompt")
     return ids
-
-
-def _check_model(service: Service, body: Body) -> None:
-    _check_name(service, body.model)
 
 
 def _check_name(service: Service, name: str) -> None:

@@ -135,6 +135,7 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise Stopped("the server is stopping")
+            self._forget_cancelled()
             if len(self._waiting) + len(rows) > self.max_waiting:
                 raise Busy(f"{len(self._waiting)} texts wait, and at most {self.max_waiting} may: try again later")
             self._waiting.extend(rows)
@@ -161,13 +162,18 @@ class Engine:
     def _next_batch(self) -> list[_Row] | None:
         """Wait for texts; those of them that can be written together. None: the engine is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return None
             rows: list[_Row] = []
-            while self._waiting and len(rows) < self.max_batch and self._fit([*rows, self._waiting[0]]):
-                rows.append(self._waiting.popleft())
+            while not rows:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return None
+                self._forget_cancelled()
+                while self._waiting and len(rows) < self.max_batch and self._fit([*rows, self._waiting[0]]):
+                    rows.append(self._waiting.popleft())
             return rows
+
+    def _forget_cancelled(self) -> None:
+        self._waiting = deque(row for row in self._waiting if not row.text.cancelled)
 
     def _fit(self, rows: Sequence[_Row]) -> bool:
         """Padded to one length, they still have room for the longest answer. A single one was checked before."""

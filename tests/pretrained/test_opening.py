@@ -8,6 +8,8 @@ import shutil
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from llm_core.generation.generate import generate
 from llm_core.models.gpt import GPT, GPTConfig
@@ -37,6 +39,18 @@ def saved(kind, folder, special=()):
     return folder
 
 
+def test_a_text_begins_as_the_tokenizer_file_says(tmp_path):
+    folder = saved("llama", tmp_path / "tiny", special=("<s>",))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    begin = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    ids = open_model(folder).encode("the cat")
+    assert ids == theirs("the cat")["input_ids"]
+    assert ids[0] == begin
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_folder_writes_what_transformers_writes(kind, tmp_path):
     folder = saved(kind, tmp_path / "tiny")
@@ -62,7 +76,8 @@ def test_a_chat_form_is_found_by_its_tokens(tmp_path):
 
 def test_smollm2_by_its_name_and_by_its_file(smollm2_file, monkeypatch):
     # That the weights are read is test_gguf's matter, and takes its time.
-    monkeypatch.setattr(opening, "load_gguf", lambda file: torch.nn.Identity())
+    sizes = LlamaConfig(vocab_size=8, context=8, n_layers=1, n_heads=1, n_kv_heads=1, d_model=2, d_ff=2)
+    monkeypatch.setattr(opening, "load_gguf", lambda file: Llama(sizes))
     by_name, by_file = open_model("smollm2"), open_model(smollm2_file)
     messages = [{"role": "user", "content": "Hello!"}]
     assert by_name.chat is not None

@@ -51,7 +51,7 @@ class Slow(torch.nn.Module):
 class Served:
     """A server in a thread of this process, and a client of it."""
 
-    def __init__(self, *, chat: Any = CHATML, **limits: int) -> None:
+    def __init__(self, *, chat: Any = CHATML, encode: Any = None, longest: int = 100, **limits: int) -> None:
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=len(ALPHABET) + 3, context=CONTEXT, d_model=16, n_heads=4, n_kv_heads=2, n_layers=2, d_ff=32
@@ -62,7 +62,7 @@ class Served:
                 weight.mul_(4.0)
         self.tokenizer = CharacterTokenizer(ALPHABET)
         engine = Engine(self.model, self.tokenizer, **{"max_batch": 4, "max_waiting": 8} | limits)
-        self.service = Service(engine, "tiny", chat, max_body=20_000, max_new_tokens=100)
+        self.service = Service(engine, "tiny", chat, encode, max_body=20_000, max_new_tokens=longest)
         config_ = uvicorn.Config(application(self.service), port=0, log_level="warning", timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config_)
         self.listening = socket.create_server(("127.0.0.1", 0))
@@ -130,6 +130,16 @@ def test_a_prompt_is_continued_as_generate_text_does(tiny):
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (6, 12, 18)
     assert len(tiny.complete(prompt="a").choices[0].text) == 16  # OpenAI's default
     assert tiny.complete(prompt="a", max_tokens=1).choices[0].text == tiny.expected("a", 1)
+
+
+def test_a_prompt_gets_what_belongs_around_it_and_a_conversation_does_not():
+    tokenizer = CharacterTokenizer(ALPHABET)
+    with served(chat=lambda messages: "no", encode=lambda text: tokenizer.encode("a" + text), longest=5) as one:
+        answer = one.complete(prompt="b")
+        assert answer.choices[0].text == one.expected("ab", 5)
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 5)  # no more than may be asked for
+        chat = one.client.chat.completions.create(model="tiny", messages=MESSAGES, temperature=0)
+        assert chat.choices[0].message.content == one.expected("no", 5)
 
 
 def test_unequal_prompts_are_written_together(tiny):
@@ -391,6 +401,24 @@ def test_a_client_that_hangs_up_in_mid_stream_ends_its_text(tiny):
     stream.close()
     idle(tiny, 60)
     assert tiny.complete(prompt="a", max_tokens=2).choices[0].text == tiny.expected("a", 2)
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun():
+    with served(max_waiting=2, max_batch=1) as one:
+        one.model.pause = 0.01
+        stream = one.complete(prompt="a cab ", max_tokens=60, stream=True)
+        until(lambda: one.model.steps)
+        waits: list[Any] = []
+        texts = [Text([3], 50, waits.append), Text([4], 50, waits.append)]
+        one.service.engine.submit(texts)
+        for text in texts:
+            text.cancel()
+        more: list[Any] = []
+        one.service.engine.submit([Text([5], 2, more.append), Text([6], 2, more.append)])  # there is room again
+        assert "".join(chunk.choices[0].text for chunk in stream) == one.expected("a cab ", 60)
+        until(lambda: len(more) == 6)
+        assert not waits
+        assert one.model.steps <= 60 + 2 * 2
 
 
 def test_a_client_that_hangs_up_before_the_answer_ends_its_text(tiny):
