@@ -25,7 +25,7 @@ Folder = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RU
 STOPPED = 130  # what a shell calls a program that Ctrl-C has ended
 
 
-class TokenBar(tqdm):  # type: ignore[misc]
+class TokenBar(tqdm):
     """A bar that counts tokens where a run counts steps, so that its rate is tokens/s; loss and ETA stand beside it."""
 
     def __init__(self, *, tokens: int, total: int, initial: int, unit: str) -> None:
@@ -173,7 +173,7 @@ def add_to(app: typer.Typer) -> None:
 def _errors() -> Iterator[None]:
     """A ValueError as one sentence and status 2, warnings as sentences."""
     with warnings.catch_warnings():
-        warnings.showwarning = _say
+        warnings.showwarning = _say  # type: ignore[assignment]
         try:
             yield
         except ValueError as error:

@@ -21,7 +21,7 @@ import difflib
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -190,7 +190,7 @@ def _problems(config: TrainConfig) -> Iterator[str]:
             'or objective = "masked"'
         )
     if config.objective == "masked" and tokenizer.kind != "wordpiece" and not tokenizer.file:
-        yield f'objective = "masked" needs tokens [MASK], [CLS] and [SEP], which tokenizer.kind = {tokenizer.kind!r} lacks'
+        yield f'objective = "masked" needs [MASK]: take tokenizer.kind = "wordpiece", got {tokenizer.kind!r}'
     if config.objective == "masked" and model.context < 3:
         yield f"model.context must have room for [CLS], a token and [SEP]: got {model.context}"
     if model.d_model % model.n_heads:
@@ -277,7 +277,7 @@ def read_config(
     for option in options:
         values = _changed(values, _option(option))
     sections: dict[str, Any] = {name: {} for name in SECTIONS}
-    top = {}
+    top: dict[str, Any] = {}
     for name, value in values.items():
         section, _, bare = name.rpartition(".")
         (sections[section] if section else top)[bare] = value
@@ -351,20 +351,19 @@ def _option(option: str) -> dict[str, Any]:
 def _check_known(name: str, source: str) -> None:
     if name in KNOWN:
         return
-    bare = name.rpartition(".")[2]
+    section, _, bare = name.rpartition(".")
+    there = {known.rpartition(".")[2]: known for known in KNOWN if known.rpartition(".")[0] == section}
     elsewhere = [known for known in KNOWN if known.rpartition(".")[2] == bare]
-    likely = elsewhere or difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5)
+    likely = elsewhere or [there[close] for close in difflib.get_close_matches(bare, there, n=1)]
     if likely:
         hint = f"did you mean {' or '.join(likely)}?"
     else:
-        section = name.partition(".")[0]
-        there = [known for known in KNOWN if known.startswith(f"{section}.")] or list(SECTIONS)
-        hint = f"there are {', '.join(there)}"
+        hint = f"there are {', '.join(there.values() if section in SECTIONS else (*TOP, *SECTIONS))}"
     raise ConfigError(f"{source}: there is no key {name}; {hint}")
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    likely = difflib.get_close_matches(name, known, n=1)
+def _nearest(name: str, known: Iterable[str]) -> str:
+    likely = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {likely[0]}?" if likely else ""
 
 
@@ -374,7 +373,8 @@ def _value(name: str, value: Any, source: str) -> Any:
     hint, entry = KNOWN[name]
     expected, read = _typed(hint, value)
     if read is None:
-        near = _nearest(value, dict.fromkeys(get_args(hint))) if isinstance(value, str) else ""
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        near = _nearest(value, choices) if isinstance(value, str) else ""
         raise ConfigError(f"{source}: {name} must be {expected}: got {value!r}{near} ({entry.metadata['about']})")
     rule = entry.metadata["rule"]
     if rule is not None and not rule.holds(read):
@@ -429,14 +429,10 @@ def _line(name: str, value: Any, entry: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Numbers, truth values, texts and lists of them are written in TOML as in JSON, but for a lone surrogate or DEL."""
+    """A value as TOML has it, which is as JSON has it, but for the character DEL."""
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return (
-        json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        if isinstance(value, str)
-        else json.dumps(value)
-    )
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:

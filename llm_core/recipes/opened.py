@@ -67,10 +67,7 @@ def examine(opened: OpenedRun, files: tuple[Path, ...] = ()) -> Likelihood:
     Raises:
         ValueError: a file cannot be read, or there is no text.
     """
-    if files:
-        texts = iter([_read(path) for path in files])
-    else:
-        texts = texts_of(opened.config.data).validation()
+    texts = iter([_read(path) for path in files]) if files else texts_of(opened.config.data).validation()
     documents = documents_of(opened.tokenizer, texts)
     if not documents:
         raise ValueError("there is no text to examine the model with: give a file with --text")

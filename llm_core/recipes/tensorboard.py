@@ -24,7 +24,7 @@ class TensorBoard:
     def __init__(self, folder: str | Path, begin: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=begin or None)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=begin)
 
     def __call__(self, step: int, record: Mapping[str, float]) -> None:
         """The numbers of a step."""

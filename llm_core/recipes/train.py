@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +53,9 @@ class Watch(Protocol):
 
     def __call__(self, step: int, record: Mapping[str, float]) -> None:
         """The numbers of a step."""
+
+    def close(self) -> None:
+        """There are no more."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def train(
     folder, config = Path(folder), prepared.config
     if begun(folder) and not resume:
         raise RunError(
-            f"{folder} holds a run that has saved itself: say --resume to go on with it, or give this one another folder"
+            f"{folder} holds a run that has saved itself: say --resume to go on with it, or give another folder"
         )
     model, place = prepared.model, prepared.place
     schedule = schedule_of(config.schedule, prepared.steps)
@@ -185,27 +189,34 @@ def train(
     ) as run:
         write_whole(folder / CONFIG, to_toml(config))
         write_whole(folder / TOKENIZER, prepared.tokenizer.to_json())
-        tell = watch(run.step) if watch is not None else None
-        for step in run.steps(prepared.steps, save_every=config.run.save_every, bar=bar):
-            record: dict[str, float] = asdict(
-                place.step(
-                    model,
-                    prepared.batches(step),
-                    optimizer,
-                    lr=schedule(step),
-                    loss=loss,
-                    max_norm=max_norm,
-                    precision=precision_of(config.run, place.device),
+        with closing(watch(run.step) if watch is not None else _Nobody()) as tell:
+            for step in run.steps(prepared.steps, save_every=config.run.save_every, bar=bar):
+                record: dict[str, float] = asdict(
+                    place.step(
+                        model,
+                        prepared.batches(step),
+                        optimizer,
+                        lr=schedule(step),
+                        loss=loss,
+                        max_norm=max_norm,
+                        precision=precision_of(config.run, place.device),
+                    )
                 )
-            )
-            if _looks(config, step, prepared.steps):
-                record["held_out"] = held_out(
-                    config, model, prepared.tokenizer, [prepared.held_out], device=place.device
-                ).nats_per_token
-            run.log(record)
-            if tell is not None:
+                if _looks(config, step, prepared.steps):
+                    record["held_out"] = held_out(
+                        config, model, prepared.tokenizer, [prepared.held_out], device=place.device
+                    ).nats_per_token
+                run.log(record)
                 tell(step, record)
         return run.saved or run.save()
+
+
+class _Nobody:
+    def __call__(self, step: int, record: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _looks(config: TrainConfig, step: int, steps: int) -> bool:
