@@ -25,11 +25,12 @@ from llm_core.recipes.config import DataConfig, OptimizerConfig, RunConfig, Sche
 from llm_core.recipes.opened import examine, fill_masks, open_run
 from llm_core.recipes.parts import optimizer_of, schedule_of
 from llm_core.recipes.text import texts_of
-from llm_core.recipes.train import prepare
+from llm_core.recipes.train import prepare, train
 from llm_core.training import checkpoint
 from llm_core.training import run as run_module
 from llm_core.training.lock import FolderLock
 from llm_core.training.masking import IGNORE_ID
+from llm_core.training.run import RunError
 
 TEXT = load_documents("shakespeare")[0][:12_000]
 SMALL = """
@@ -141,6 +142,8 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bits(whole: Path, tmp_path:
 
     refused = call("train", config, "--folder", run)
     assert (refused.exit_code, "say --resume, or give another --folder" in refused.stderr) == (2, True)
+    with pytest.raises(RunError, match="holds a run that has saved itself"):  # from Python, too
+        train(prepare(read_config(config)), run)
     resumed = call("train", "--folder", run, "--resume", "--tensorboard")  # the folder knows its configuration
     assert resumed.exit_code == 0, resumed.output
     assert last(run) == last(whole / "run")
