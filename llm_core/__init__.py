@@ -20,6 +20,7 @@ only from the floors below it; a test holds the package to that.
     floor 3   figures       plots, with the book's style and an alt text
               exercises     checkers and the runner for the book's exercises
               serving       a model behind an address, in the form of OpenAI's API
+              recipes       a whole training run from one file of settings
     floor 4   cli           the `llm-core` command
 """
 

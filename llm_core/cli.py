@@ -10,6 +10,9 @@
     llm-core corpus fetch wikitext-103
     llm-core serve smollm2 --port 8000
     llm-core wikipedia extract DUMP articles --workers 8
+    llm-core train --preset book --folder runs/book
+    llm-core generate runs/book --prompt "ROMEO."
+    llm-core evaluate runs/book
 
 The exit status is 0 if everything passed, 1 if something did not, 2 if the command was not understood.
 """
@@ -33,7 +36,7 @@ from rich.table import Table
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 import llm_core
-from llm_core import cli_wikipedia
+from llm_core import cli_training, cli_wikipedia
 from llm_core.exercises import catalogue
 from llm_core.files import write_whole
 
@@ -52,6 +55,7 @@ corpus_app = typer.Typer(
 )
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(cli_wikipedia.app, name="wikipedia")
+cli_training.add_to(app)
 Cache = Annotated[Path | None, typer.Option(help="The folder of fetched files.", metavar="FOLDER", show_default=False)]
 
 
