@@ -13,7 +13,7 @@ only from the floors below it; a test holds the package to that.
               generation    logits -> the next token, again and again
               evaluation    how good the output is: likelihood, labels, spans, translations, answers, rankings
     floor 2   pretrained    published weights and tokenizers, in and out
-              adaptation    a trained model taught more: fine-tuning, LoRA, preferences
+              adaptation    a trained model taught more: fine-tuning, LoRA, preferences, rewards
               compression   8-bit and 4-bit weights, quicker linear layers
               distributed   one model trained by several processes
               interpret     looking inside a model that runs

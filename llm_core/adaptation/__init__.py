@@ -1,1 +1,4 @@
-"""Adaptation: teach a finished model one more thing. Supervised fine-tuning, LoRA, and learning from preferences."""
+"""Adaptation: teach a finished model one more thing.
+
+Supervised fine-tuning, LoRA, learning from preferences, and from rewards that can be checked.
+"""

@@ -10,12 +10,14 @@ The loss is ln 2 at the start, where both rewards are zero. Only the difference 
 likely.
 
     dpo_loss, ipo_loss    the definitions, on the log-probabilities of whole answers
+    bradley_terry_loss    the same question to a reward model, which gives each answer a number of its own
     preference_batch      (prompt, chosen, rejected) -> a batch
     PreferenceLoss        either of them as a `Loss`, for `train_step`
     FrozenModel, LoRAOff, Stored    where the reference comes from
 
-Sources: Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model"; Azar et
-al. 2023, "A General Theoretical Paradigm to Understand Learning from Human Preferences".
+Sources: Bradley and Terry 1952, "Rank Analysis of Incomplete Block Designs"; Rafailov et al. 2023, "Direct Preference
+Optimization: Your Language Model is Secretly a Reward Model"; Azar et al. 2023, "A General Theoretical Paradigm to
+Understand Learning from Human Preferences".
 """
 
 from __future__ import annotations
@@ -57,6 +59,21 @@ class Preferences:
         return (self.margins > 0).double().mean().item()
 
 
+def bradley_terry_loss(chosen: Float[Tensor, " N"], rejected: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """-ln sigmoid(chosen - rejected) for each pair: how surprised a reward model is by what was preferred, in nats.
+
+    Bradley and Terry (1952): the first of two is preferred with the probability sigmoid(difference of their rewards).
+    So only differences are learned; adding the same to all rewards changes nothing.
+
+    Args:
+        chosen, rejected: rewards of the two answers to each prompt, as the reward model gives them.
+
+    >>> bradley_terry_loss(torch.tensor([1.0]), torch.tensor([1.0]))
+    tensor([0.6931])
+    """
+    return -F.logsigmoid(chosen - rejected)
+
+
 def dpo_loss(
     policy_chosen: Float[Tensor, " N"],
     policy_rejected: Float[Tensor, " N"],
@@ -92,7 +109,7 @@ def dpo_loss(
     chosen = beta * (policy_chosen - reference_chosen)
     rejected = beta * (policy_rejected - reference_rejected)
     margin = chosen - rejected
-    losses = -F.logsigmoid(margin)
+    losses = bradley_terry_loss(chosen, rejected)
     if label_smoothing:
         losses = (1 - label_smoothing) * losses - label_smoothing * F.logsigmoid(-margin)
     return Preferences(losses, chosen.detach(), rejected.detach())
@@ -265,12 +282,12 @@ def _row_sums(
 
 @torch.no_grad()
 def _reference_log_probs(model: nn.Module, batch: Batch) -> Float[Tensor, " N2"]:
-    with _evaluating(model):
+    with evaluating(model):
         return _log_probs(model, batch)
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """In eval mode: a reference that drops out would be another one at every call."""
     before = {module: module.training for module in model.modules()}
     try:

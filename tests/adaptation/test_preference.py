@@ -6,9 +6,11 @@ import copy
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from llm_core.adaptation.lora import LoRAConfig, add_lora, lora_parameters
@@ -17,6 +19,7 @@ from llm_core.adaptation.preference import (
     LoRAOff,
     PreferenceLoss,
     Stored,
+    bradley_terry_loss,
     dpo_loss,
     ipo_loss,
     preference_batch,
@@ -147,6 +150,32 @@ def test_margins_that_are_extreme_stay_finite():
     torch.testing.assert_close(losses, torch.tensor([0.0, 1e4]))
     losses.sum().backward()
     torch.testing.assert_close(far.grad, torch.tensor([0.0, -1.0]))
+
+
+def test_rewards_learned_from_pairs_are_those_that_logistic_regression_finds():
+    """Bradley and Terry: with one reward for each of 4 players, the wins of all pairs say how far they are apart."""
+    wins = torch.tensor([[0, 6, 7, 9], [4, 0, 6, 7], [3, 4, 0, 5], [1, 3, 5, 0]], dtype=torch.float64)
+    rewards = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    first, second = wins.nonzero(as_tuple=True)
+    optimizer = torch.optim.LBFGS([rewards], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (wins[first, second] * bradley_terry_loss(rewards[first], rewards[second])).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    design = np.zeros((len(first), 4))
+    design[np.arange(len(first)), first] = 1
+    design[np.arange(len(first)), second] = -1
+    model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10, max_iter=1000)
+    # Each pair both ways round: the classifier needs both outcomes.
+    counts = wins[first, second].numpy()
+    model.fit(np.concatenate([design, -design]), [1] * len(first) + [0] * len(first), np.concatenate([counts] * 2))
+    expected = model.coef_[0] - model.coef_[0].mean()
+    np.testing.assert_allclose((rewards - rewards.mean()).detach(), expected, atol=1e-4)
+    assert torch.isfinite(bradley_terry_loss(torch.tensor([-1e4]), torch.tensor([1e4]))).all()
 
 
 @pytest.mark.parametrize("tau", [0.1, 1])
