@@ -13,6 +13,7 @@
     llm-core train --preset book --folder runs/book
     llm-core generate runs/book --prompt "ROMEO."
     llm-core evaluate runs/book
+    llm-core export runs/book mine.gguf
 
 The exit status is 0 if everything passed, 1 if something did not, 2 if the command was not understood.
 """

@@ -1,10 +1,11 @@
-"""The `llm-core train`, `generate` and `evaluate` commands: a model from a configuration, and what it can do.
+"""The `llm-core train`, `generate`, `evaluate` and `export` commands: a model from a configuration, and what it can do.
 
 llm-core train mine.toml --folder runs/mine
 llm-core train --preset book -o run.steps=1000 --folder runs/book --tensorboard
 llm-core train --folder runs/book --resume
 llm-core generate runs/book --prompt "ROMEO."
 llm-core evaluate runs/book --text mine.txt
+llm-core export runs/book mine.gguf
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +25,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")]
 STOPPED = 130  # what a shell calls a program that Ctrl-C has ended
+
+
+class Kind(StrEnum):
+    """How the numbers of a matrix are stored."""
+
+    q8_0 = "Q8_0"
+    f16 = "F16"
+    f32 = "F32"
 
 
 class TokenBar(tqdm):
@@ -163,9 +173,31 @@ def evaluate(
         typer.echo(f"bits per byte   {found.bits_per_byte:>12.4f}")
 
 
+def export(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE.gguf")],
+    kind: Annotated[Kind, typer.Option(help="Numbers of the matrices: 8, 16 or 32 bits.")] = Kind.q8_0,
+) -> None:
+    """Write a run's model and tokenizer as one GGUF file, which `llm-core serve` and llama.cpp can run."""
+    from llm_core.pretrained.gguf_saving import save_gguf
+    from llm_core.recipes.opened import open_run
+    from llm_core.text.bpe_fast import BPETokenizer
+
+    with _errors():
+        opened = open_run(folder)
+        if opened.config.model.kind != "llama" or not isinstance(opened.tokenizer, BPETokenizer):
+            raise ValueError(
+                'a GGUF file of this kind holds a model with model.kind = "llama" and tokenizer.kind = "bpe": this run '
+                f"has {opened.config.model.kind!r} and {opened.config.tokenizer.kind!r}"
+            )
+        end = None if opened.end_id is None else opened.tokenizer.vocabulary[opened.end_id]
+        save_gguf(file, opened.model, opened.tokenizer, end=end, name=folder.resolve().name, kind=kind.value)
+    typer.echo(f"{file}: {file.stat().st_size:,} bytes")
+
+
 def add_to(app: typer.Typer) -> None:
     """Make these commands of `app`."""
-    for command in (train, generate, evaluate):
+    for command in (train, generate, evaluate, export):
         app.command()(command)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import IntEnum
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -48,13 +49,21 @@ _READ |= {"attention.key_length", "attention.value_length", "expert_count", "exp
 _READ |= {"rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
 _READ |= {"rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}
 # Names of the ways to cut a text into pieces.
-_SPLITS: dict[str, Split] = {"gpt-2": GPT2, "smollm": DIGITS_THEN_GPT2}
-# What a file says about each token.
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
+SPLITS: dict[str, Split] = {"gpt-2": GPT2, "smollm": DIGITS_THEN_GPT2}
 # What a file may say about its tokenizer: what is read, what must be off, and what changes no ids.
 _TOKENIZER_READ = {"model", "pre", "tokens", "token_type", "merges", "add_bos_token", "add_eos_token"}
 _TOKENIZER_OFF = {"add_sep_token", "add_space_prefix"}
 _TOKENIZER_NOTES = {"scores", "token_type_count"}
+
+
+class TokenKind(IntEnum):
+    """What a file says about each token."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
 
 
 class Stored(NamedTuple):
@@ -339,10 +348,10 @@ def gguf_tokenizer(file: Path | str) -> BPETokenizer:
 
 def _tokenizer(metadata: Mapping[str, Any]) -> BPETokenizer:
     kind, split = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
-    if kind != "gpt2" or split not in tuple(_SPLITS):
+    if kind != "gpt2" or split not in tuple(SPLITS):
         raise ValueError(
             f'the file says "tokenizer.ggml.model": {kind!r} and "tokenizer.ggml.pre": {split!r}, but this loader only '
-            f'reads "gpt2", with {", ".join(_SPLITS)}'
+            f'reads "gpt2", with {", ".join(SPLITS)}'
         )
     _check_settings(metadata)
     tokens, merges = (_strings(metadata, f"tokenizer.ggml.{key}") for key in ("tokens", "merges"))
@@ -358,9 +367,9 @@ def _tokenizer(metadata: Mapping[str, Any]) -> BPETokenizer:
         return BPETokenizer.from_merges(
             tokens,
             merges,
-            split=_SPLITS[split],
-            special_tokens=[*of_type[_UNKNOWN], *of_type[_CONTROL]],
-            added_tokens=of_type[_USER_DEFINED],
+            split=SPLITS[split],
+            special_tokens=[*of_type[TokenKind.UNKNOWN], *of_type[TokenKind.CONTROL]],
+            added_tokens=of_type[TokenKind.USER_DEFINED],
             framing=framing,
         )
     except ValueError as error:
@@ -408,7 +417,7 @@ def _by_type(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[int, li
         raise ValueError(
             f'the file says "{key}": {said}, where there should be a type for each of {len(tokens)} tokens'
         )
-    found: dict[int, list[str]] = {kind: [] for kind in (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED)}
+    found: dict[int, list[str]] = {kind: [] for kind in TokenKind}
     for token, kind in zip(tokens, types, strict=True):
         if type(kind) is not int or kind not in found:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""`llm-core train`, `generate` and `evaluate`: a run goes on with the same bits, or says why it does not."""
+"""`llm-core train`, `generate`, `evaluate`, `export`: a run goes on with the same bits, or says why it does not."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from llm_core.data.corpora import load_documents
 from llm_core.data.shards import write_shards
 from llm_core.files import NotWritten
 from llm_core.models.gpt import GPT, GPTConfig
+from llm_core.pretrained.opening import open_model
 from llm_core.recipes.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, read_config
 from llm_core.recipes.opened import examine, fill_masks, open_run
 from llm_core.recipes.parts import optimizer_of, schedule_of
@@ -465,3 +466,24 @@ def test_epochs_are_steps_that_read_the_text_so_often(whole: Path):
     prepared = prepare(read_config(whole / "mine.toml", options=flags))
     assert prepared.steps == -(-2.5 * prepared.batches.sampler.n_windows // 3)
     assert RunConfig(epochs=2.5).steps is None
+
+
+def test_export_writes_a_file_that_is_opened_again(tmp_path: Path, whole: Path):
+    small = SMALL.replace("[model]", '[model]\nkind = "llama"').replace("dropout = 0.1", "")
+    small = small.replace("steps = 36", "steps = 2").replace("[tokenizer]", '[tokenizer]\nkind = "bpe"')
+    path = mine(tmp_path, small.replace("d_model = 16", "d_model = 32"))
+    assert call("train", path, "--folder", tmp_path / "run").exit_code == 0
+    file = tmp_path / "it.gguf"
+    shown = call("export", tmp_path / "run", file)
+    assert shown.exit_code == 0, shown.stderr
+    assert f"{file.stat().st_size:,} bytes" in shown.stdout
+    ours, again = open_run(tmp_path / "run"), open_model(file)
+    ids = ours.tokenizer.encode("To be, or not")
+    assert again.encode("To be, or not") == ids
+    assert again.stop_ids == (ours.end_id,)
+    with torch.no_grad():
+        logits = [model(torch.tensor([ids[:16]])) for model in (ours.model, again.model)]
+    torch.testing.assert_close(*logits, atol=0.02, rtol=0)  # 8 bits
+    refused = call("export", whole / "run", file)
+    assert refused.exit_code == 2
+    assert 'model.kind = "llama"' in refused.stderr
