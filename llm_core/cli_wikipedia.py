@@ -1,12 +1,14 @@
-"""The `llm-core wikipedia` commands: from a dump to clean text.
+"""The `llm-core wikipedia` commands: from a dump to clean text, and to tokens.
 
 llm-core wikipedia extract enwiki-latest-pages-articles-multistream.xml.bz2 articles --workers 8
 llm-core wikipedia show articles --title Abacus
+llm-core wikipedia shards enwiki-latest-pages-articles-multistream.xml.bz2 job --tokenizer tokenizer.json --workers 8
 """
 
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -63,3 +65,46 @@ def show(
         typer.echo(f"Error: there is no article {title!r} in {folder}", err=True)
         raise typer.Exit(2)
     typer.echo(text)
+
+
+@app.command()
+def shards(
+    dump: Annotated[Path, typer.Argument(help="*-pages-articles*.xml, .xml.bz2 or .xml.gz", metavar="DUMP")],
+    folder: Annotated[Path, typer.Argument(help="For all that the job writes; made if need be.", metavar="OUT")],
+    tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json.", metavar="FILE")],
+    workers: Annotated[int, typer.Option(help="Processes at work.", min=1)] = 1,
+    tasks: Annotated[int | None, typer.Option(help="Into how many the work is cut; as many as workers.", min=1)] = None,
+    language: Annotated[str, typer.Option(help="The language that is kept.", metavar="CODE")] = "en",
+    index: Annotated[
+        Path | None, typer.Option(help="The index of a multistream dump.", metavar="FILE", show_default=False)
+    ] = None,
+    part_mb: Annotated[int, typer.Option(help="XML in each part, in MB; a task does whole parts.", min=1)] = 32,
+) -> None:
+    """Clean, filter, remove near-duplicates, and write token shards into OUT/shards.
+
+    What was interrupted goes on where it stopped. datatrove divides the work; `llm_core.recipes.at_scale` gives the
+    same job to Slurm or Ray.
+    """
+    if find_spec("datatrove") is None:
+        typer.echo("Error: datatrove is not installed: pip install 'llm-core[scale]'", err=True)
+        raise typer.Exit(2)
+    from loguru import logger
+
+    from llm_core.recipes.at_scale import Job, run
+
+    logger.remove()  # it says on the screen what it writes into OUT/logs
+    try:
+        job = Job(
+            dump,
+            folder,
+            tokenizer,
+            tasks or workers,
+            language,
+            index=index,
+            part_bytes=part_mb * 1_000_000,
+        )
+        found = run(job, workers)
+    except (ValueError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{found.folder}: {found.n_documents:,} documents, {len(found):,} tokens")

@@ -140,7 +140,10 @@ class NearDuplicates:
 
     def find_or_keep(self, key: Hashable, text: str) -> Hashable | None:
         """The key of the kept text that is most like this one, if one is alike; None: there is none, and it is kept."""
-        signature = self.minhash.signature(shingles(text, self.n))
+        return self.find_or_keep_signature(key, self.minhash.signature(shingles(text, self.n)))
+
+    def find_or_keep_signature(self, key: Hashable, signature: UInt64[np.ndarray, " N"]) -> Hashable | None:
+        """The same for a text whose signature is known."""
         bands = [(number, band.tobytes()) for number, band in enumerate(np.split(signature, self.n_bands))]
         met = dict.fromkeys(other for band in bands for other in self._buckets.get(band, ()))
         alike = [(similarity(signature, self._signatures[other]), other) for other in met]

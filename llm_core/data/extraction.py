@@ -82,14 +82,22 @@ class Extracted:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What one process does at a time: some streams of the file, or some pages that are decompressed already."""
+class DumpPart:
+    """What one process does at a time: some streams of the file, or some pages that are decompressed already.
+
+    Attributes:
+        number: from 0, in the order of the dump.
+        dump: the file.
+        chunks: the pages' XML, where they are decompressed already.
+        first, end: the bytes of the file, where they are not; `end` is 0 otherwise.
+        last: whether they are the last streams of the file.
+    """
 
     number: int
     dump: Path
     chunks: tuple[bytes, ...] = ()
     first: int = 0
-    end: int = 0  # 0: the pages are in `chunks`
+    end: int = 0
     last: bool = False
 
 
@@ -131,7 +139,7 @@ def extract(
             return _extracted(folder)
         reported: list[str] = []
         n_parts = 0
-        for part in _do(_parts(dump, index, part_bytes, reported.append, progress), folder, workers):
+        for part in _do(dump_parts(dump, index, part_bytes, reported.append, progress), folder, workers):
             n_parts += 1
             progress(part.end - part.first)
         return _finish(folder, n_parts, reported)
@@ -158,14 +166,14 @@ def articles(folder: str | Path) -> Iterator[Article]:
 # Which parts there are
 
 
-def _parts(
+def dump_parts(
     dump: Path,
     index: str | Path | None,
     part_bytes: int,
     report: Callable[[str], object],
-    on_read: Callable[[int], object],
-) -> Iterator[_Part]:
-    """All parts of a dump, the same ones in every run."""
+    on_read: Callable[[int], object] = lambda _: None,
+) -> Iterator[DumpPart]:
+    """All parts of a dump, the same ones in every run. Arguments are those of `extract`; `report` is told of damage."""
     starts = streams(dump, index) if dump.suffix == ".bz2" else []
     if len(starts) > 2:
         bounds = [0]
@@ -173,7 +181,7 @@ def _parts(
             if 4 * (start - bounds[-1]) >= part_bytes or start == starts[-1]:
                 bounds.append(start)
         for number, (first, end) in enumerate(pairwise(bounds)):
-            yield _Part(number, dump, first=first, end=end, last=end == starts[-1])
+            yield DumpPart(number, dump, first=first, end=end, last=end == starts[-1])
         return
 
     n_parts, n_pages, held = 0, 0, 0
@@ -186,13 +194,14 @@ def _parts(
         chunks.append(chunk)
         n_pages, held = n_pages + 1, held + len(chunk)
         if held >= part_bytes:
-            yield _Part(n_parts, dump, tuple(chunks))
+            yield DumpPart(n_parts, dump, tuple(chunks))
             n_parts, held, chunks = n_parts + 1, 0, []
     if chunks or not n_parts:
-        yield _Part(n_parts, dump, tuple(chunks))
+        yield DumpPart(n_parts, dump, tuple(chunks))
 
 
-def _chunks_of(part: _Part, report: Callable[[str], object]) -> Iterable[bytes]:
+def chunks_of(part: DumpPart, report: Callable[[str], object]) -> Iterable[bytes]:
+    """The XML of each page of a part; `report` is told of damage."""
     if not part.end:
         return part.chunks
 
@@ -203,12 +212,12 @@ def _chunks_of(part: _Part, report: Callable[[str], object]) -> Iterable[bytes]:
     return page_chunks(inside, part.dump, damaged, first=not part.first, last=part.last)
 
 
-def _clean(part: _Part, folder: Path) -> None:
+def _clean(part: DumpPart, folder: Path) -> None:
     """The work on one part: its articles, and then its counts, by which it is known to be done."""
     counts: Counter[str] = Counter()
     damage: list[str] = []
     lines: list[str] = []
-    for chunk in _chunks_of(part, damage.append):
+    for chunk in chunks_of(part, damage.append):
         counts["pages"] += 1
         counts["xml_bytes"] += len(chunk)
         try:
@@ -246,7 +255,7 @@ def _counts(folder: Path, number: int) -> Path:
 # One after another, or side by side
 
 
-def _do(parts: Iterable[_Part], folder: Path, workers: int) -> Iterator[_Part]:
+def _do(parts: Iterable[DumpPart], folder: Path, workers: int) -> Iterator[DumpPart]:
     """Do what is not done yet; each part comes out when it is."""
     if workers == 1:
         for part in parts:
@@ -257,7 +266,7 @@ def _do(parts: Iterable[_Part], folder: Path, workers: int) -> Iterator[_Part]:
 
     # spawn: a fork of a process with threads may hang
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: deque[tuple[_Part, Future[None] | None]] = deque()
+        waiting: deque[tuple[DumpPart, Future[None] | None]] = deque()
         try:
             for part in parts:
                 done = _counts(folder, part.number).exists()
@@ -275,7 +284,7 @@ def _do(parts: Iterable[_Part], folder: Path, workers: int) -> Iterator[_Part]:
             pool.shutdown(cancel_futures=True)
 
 
-def _waited_for(waiting: deque[tuple[_Part, Future[None] | None]]) -> _Part:
+def _waited_for(waiting: deque[tuple[DumpPart, Future[None] | None]]) -> DumpPart:
     part, future = waiting.popleft()
     if future is not None:
         future.result()

@@ -2,17 +2,21 @@
 
 `write_shards` makes a folder of files of bare numbers, little-endian, 2 bytes each up to 65,536 tokens in the
 vocabulary and 4 beyond. A shard gets its name when it is whole and on the disk, and the manifest, which says what there
-is and with which checksums, gets its name last: a folder without one is not finished. `TokenShards` reads no more than
-what is asked for, and holds each piece against the size it should have. A file that is mapped into memory would be as
-fast; but a process that touches a map of a file that has become shorter is killed by the system, without a word.
-`llm_core.training.windows` draws batches from the shards.
+is and with which checksums, gets its name last: a folder without one is not finished. `join_shards` makes one folder of
+what several processes have written.
+
+`TokenShards` reads no more than what is asked for, and holds each piece against the size it should have. A file that is
+mapped into memory would be as fast; but a process that touches a map of a file that has become shorter is killed by the
+system, without a word. `llm_core.training.windows` draws batches from the shards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -104,22 +108,83 @@ def write_shards(
         writer.finish_shard()
         if not writer.shards:
             raise ShardError(f"there is nothing to write: {n_documents} documents without a token")
-        manifest = {
-            "format": FORMAT,
-            "dtype": name,
-            "vocab_size": vocab_size,
-            "end_id": end_id,
-            "documents": n_documents,
-            "tokens": sum(shard["tokens"] for shard in writer.shards),
-            "shards": writer.shards,
-            "settings": kept,
-        }
-        manifest["sha256"] = _seal(manifest)
-        writer.write_manifest(json.dumps(manifest, indent=1) + "\n")
+        writer.write_manifest(_manifest(name, vocab_size, end_id, n_documents, writer.shards, kept))
     except BaseException:  # Ctrl-C too
         writer.discard()
         raise
     return TokenShards(folder)
+
+
+def join_shards(folder: str | Path, parts: Sequence[TokenShards]) -> TokenShards:
+    """One folder of all the shards of several, in their order: what several processes have written side by side.
+
+    Where the disk allows it, a shard of the new folder is a second name of the same file and takes no room.
+
+    Args:
+        folder: made if it is not there; what an interrupted join has left in it is removed.
+        parts: all of the same vocabulary, end and settings.
+
+    Raises:
+        ShardError: there are no parts, they differ in these, the folder holds shards already, or the disk is full.
+    """
+    folder = Path(folder)
+    if not parts:
+        raise ShardError("there are no shards to join: give those of at least one folder")
+    kinds = [(part.vocab_size, part.end_id, part.settings) for part in parts]
+    for part, kind in zip(parts, kinds, strict=True):
+        if kind != kinds[0]:
+            raise ShardError(
+                f"{part.folder} has another vocabulary, end or settings than {parts[0].folder}: {kind} and {kinds[0]}"
+            )
+    shards: list[dict[str, Any]] = []
+    with _disk(folder):
+        if (folder / MANIFEST).exists():
+            raise ShardError(f"{folder} holds token shards already: give another folder, or delete this one first")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in _left(folder):
+            path.unlink()
+        for part in parts:
+            for shard in part._shards:
+                path = folder / f"tokens-{len(shards):05}.bin"
+                _second_name(part.folder / shard["file"], path)
+                shards.append(shard | {"file": path.name})
+        sync(folder)
+        n_documents = sum(part.n_documents for part in parts)
+        vocab_size, end_id, settings = kinds[0]
+        write_whole(
+            folder / MANIFEST, _manifest(parts[0]._dtype_name, vocab_size, end_id, n_documents, shards, settings)
+        )
+    return TokenShards(folder)
+
+
+def _second_name(path: Path, new: Path) -> None:
+    try:
+        os.link(path, new)
+    except OSError:  # another disk, or one that knows no second names
+        shutil.copyfile(path, new)
+        sync(new)
+
+
+def _manifest(
+    dtype: str,
+    vocab_size: int,
+    end_id: int | None,
+    n_documents: int,
+    shards: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+) -> str:
+    manifest = {
+        "format": FORMAT,
+        "dtype": dtype,
+        "vocab_size": vocab_size,
+        "end_id": end_id,
+        "documents": n_documents,
+        "tokens": sum(shard["tokens"] for shard in shards),
+        "shards": shards,
+        "settings": settings,
+    }
+    manifest["sha256"] = _seal(manifest)
+    return json.dumps(manifest, indent=1) + "\n"
 
 
 def _checked(document: Any, vocab_size: int, number: int) -> Integer[np.ndarray, " N"]:
@@ -297,7 +362,8 @@ class TokenShards:
             self.n_documents: int = manifest["documents"]
             self.settings: dict[str, Any] = manifest["settings"]
             self._shards: list[dict[str, Any]] = manifest["shards"]
-            self._dtype = DTYPES[manifest["dtype"]]
+            self._dtype_name: str = manifest["dtype"]
+            self._dtype = DTYPES[self._dtype_name]
             # Where each shard begins, and where the last one ends.
             self._begins = [0, *accumulate(shard["tokens"] for shard in self._shards)]
             whole = self._begins[-1] == manifest["tokens"] > 0

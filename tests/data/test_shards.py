@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm_core.data.shards import ShardError, TokenShards, write_shards
+from llm_core.data import shards
+from llm_core.data.shards import ShardError, TokenShards, join_shards, write_shards
 from llm_core.training.windows import WindowSampler
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -464,3 +465,61 @@ def test_a_shard_that_is_cut_or_removed_after_it_was_opened_is_an_error_and_not_
     (written / "tokens-00002.bin").unlink()
     with pytest.raises(ShardError, match=r"tokens-00002\.bin is missing"):
         tokens[15]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several folders made one
+
+
+def two_parts(folder, **second):
+    options = {"vocab_size": 300, "end_id": 9, "settings": {"tokenizer": "a"}}
+    first = write_shards(folder / "a", [[1, 2, 3], [4]], shard_tokens=4, **options)
+    return [first, write_shards(folder / "b", [[5, 299]], shard_tokens=4, **(options | second))]
+
+
+def test_joined_shards_are_those_of_the_parts_in_their_order(tmp_path):
+    parts = two_parts(tmp_path)
+    joined = join_shards(tmp_path / "all", parts)
+    assert joined[:].tolist() == [1, 2, 3, 9, 4, 9, 5, 299, 9] == [*parts[0][:].tolist(), *parts[1][:].tolist()]
+    assert joined[3:7].tolist() == [9, 4, 9, 5]
+    assert (joined.n_documents, joined.end_id, joined.vocab_size, joined.settings) == (3, 9, 300, {"tokenizer": "a"})
+    joined.verify()
+    assert join_shards(tmp_path / "again", parts).fingerprint == joined.fingerprint
+    assert join_shards(tmp_path / "other", parts[::-1]).fingerprint != joined.fingerprint
+
+
+def test_where_no_second_name_can_be_had_the_file_is_copied(tmp_path, monkeypatch):
+    parts = two_parts(tmp_path)
+    linked = join_shards(tmp_path / "linked", parts)
+
+    def no_links(*_):
+        raise OSError(errno.EXDEV, "another disk")
+
+    monkeypatch.setattr(os, "link", no_links)
+    copied = join_shards(tmp_path / "copied", parts)
+    assert copied[:].tolist() == linked[:].tolist()
+    inodes = {file.stat().st_ino for part in parts for file in part.folder.glob("*.bin")}
+    assert {file.stat().st_ino for file in linked.folder.glob("*.bin")} == inodes
+    assert not inodes & {file.stat().st_ino for file in copied.folder.glob("*.bin")}
+
+
+@pytest.mark.parametrize("second", [{"vocab_size": 301}, {"end_id": None}, {"settings": {"tokenizer": "b"}}])
+def test_parts_that_are_not_alike_are_not_joined(second, tmp_path):
+    with pytest.raises(ShardError, match=r"b has another vocabulary, end or settings"):
+        join_shards(tmp_path / "all", two_parts(tmp_path, **second))
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_join_that_was_interrupted_is_begun_again_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
+    parts = two_parts(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_whole", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            join_shards(tmp_path / "all", parts)
+    (tmp_path / "all" / "tokens-00007.bin").write_bytes(b"left over")
+    joined = join_shards(tmp_path / "all", parts)
+    assert len(list(joined.folder.iterdir())) == 4
+    with pytest.raises(ShardError, match="holds token shards already"):
+        join_shards(tmp_path / "all", parts)
+    with pytest.raises(ShardError, match="no shards to join"):
+        join_shards(tmp_path / "none", [])
