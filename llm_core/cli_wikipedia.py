@@ -88,11 +88,8 @@ def shards(
     if find_spec("datatrove") is None:
         typer.echo("Error: datatrove is not installed: pip install 'llm-core[scale]'", err=True)
         raise typer.Exit(2)
-    from loguru import logger
-
     from llm_core.recipes.at_scale import Job, run
 
-    logger.remove()  # it says on the screen what it writes into OUT/logs
     try:
         job = Job(
             dump,
