@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 
 def learn_pieces(
@@ -34,6 +34,20 @@ def learn_pieces(
 
     Source: Sennrich et al. 2016, algorithm 1, on characters that carry the mark.
     """
+    joined = joins(words, pieces, continuation=continuation, min_count=min_count)
+    return [*pieces, *(piece for piece, _ in islice(joined, max(0, size - len(pieces))))]
+
+
+def joins(
+    words: Mapping[str, int], pieces: Sequence[str], *, continuation: str = "##", min_count: int = 1
+) -> Iterator[tuple[str, int]]:
+    """The pieces that `learn_pieces` joins, one after another, each with how often its pair occurred: ever less often.
+
+    Arguments are those of `learn_pieces`.
+
+    >>> list(joins({"low": 5, "lower": 2}, ["l", "##o", "##w", "##e", "##r"]))
+    [('lo', 7), ('low', 7), ('##er', 2), ('lower', 2)]
+    """
     pieces = list(pieces)
     ids = {piece: id_ for id_, piece in enumerate(pieces)}
     spelled: list[list[int]] = []
@@ -51,7 +65,7 @@ def learn_pieces(
     # A heap of (-count, pair). Counts change after they are pushed: an entry that is out of date is pushed anew.
     queue = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(queue)
-    while len(pieces) < size and queue:
+    while queue:
         negative, pair = heapq.heappop(queue)
         count = pair_counts[pair]
         if -negative != count:
@@ -66,6 +80,7 @@ def learn_pieces(
         new = ids.setdefault(joined, len(pieces))
         if new == len(pieces):
             pieces.append(joined)
+            yield joined, count
         changed = set()
         for index, before, after in _join(spelled, where.pop(pair), pair, new):
             for old in pairwise(before):
@@ -77,7 +92,6 @@ def learn_pieces(
                     changed.add(fresh)
         for fresh in changed:
             heapq.heappush(queue, (-pair_counts[fresh], fresh))
-    return pieces
 
 
 def _join(

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from corpus import AWKWARD, chinese, code, english, mixed_text
 from tokenizers import BertWordPieceTokenizer, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from llm_core.text import wordpiece_fast
+from llm_core.text.bpe import merge
 from llm_core.text.normalise import clean_text, lowercase, space_cjk, strip_accents
 from llm_core.text.pretokenize import split_words
 from llm_core.text.tokenizer import Tokenizer as OurProtocol
@@ -25,7 +27,7 @@ from llm_core.text.unicode_tables import is_punctuation
 from llm_core.text.wordpiece import SPECIAL
 from llm_core.text.wordpiece_fast import WordPieceTokenizer
 from llm_core.text.wordpiece_matching import longest_match, truncate_pair
-from llm_core.text.wordpiece_training import learn_pieces
+from llm_core.text.wordpiece_training import joins, learn_pieces
 
 VOCABULARY = (
     *SPECIAL, *"abcdeghimnorstuz中文日一。,.!'-$", *(f"##{c}" for c in "abcdeghilmnorstuz̀έ"),
@@ -428,6 +430,28 @@ def test_training_is_theirs_where_pairs_tie_and_overlap():
         expected = trained_by_them([" ".join(words.elements())], size)
         characters = [t for t in expected if t in SPECIAL or len(t.removeprefix("##")) == 1]
         assert learn_pieces(words, characters, size) == expected, words
+
+
+def test_each_join_says_how_often_its_pair_occurred():
+    """All pairs are counted anew for each join, as the first rung does it."""
+    rng = random.Random(1)
+    for _ in range(20):
+        words = Counter("".join(rng.choices("abc", k=rng.randint(1, 9))) for _ in range(25))
+        tokens = [*"abc", "##a", "##b", "##c"]
+        found = list(joins(words, tokens))
+        assert learn_pieces(words, tokens, 10**6) == [*tokens, *(piece for piece, _ in found)]
+        rare = [(piece, count) for piece, count in found if count >= 3]
+        assert list(joins(words, tokens, min_count=3)) == rare == found[: len(rare)]
+        spelled = {word: [c if i == 0 else "##" + c for i, c in enumerate(word)] for word in words}
+        expected = []
+        while pairs := Counter(p for w in words for p in pairwise(spelled[w]) for _ in range(words[w])):
+            best = min(pairs, key=lambda p: (-pairs[p], tokens.index(p[0]), tokens.index(p[1])))
+            joined = best[0] + best[1][2:]
+            if joined not in tokens:
+                tokens.append(joined)
+                expected.append((joined, pairs[best]))
+            spelled = {word: merge(pieces, best, joined) for word, pieces in spelled.items()}
+        assert found == expected
 
 
 def test_a_special_token_with_the_name_of_a_word_is_one_token():

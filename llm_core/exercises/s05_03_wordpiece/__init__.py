@@ -1,0 +1,1 @@
+"""Exercise 05/03: a step of WordPiece's training by likelihood."""
