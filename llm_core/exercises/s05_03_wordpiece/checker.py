@@ -1,9 +1,8 @@
-"""Checks `log_likelihood`, `join` and `best_pair` against an entropy by torch, string replacement, and counts alone."""
+"""Checks `log_likelihood`, `gain` and `join` against entropies by torch and a replacement in a string."""
 
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from llm_core.exercises.exam import Exam, Mistake, generator, mistakes, positive, wrong
 from llm_core.exercises.report import Report
-from llm_core.exercises.s05_03_wordpiece.spec import RARE, RUN, decided, gains_of, joining, text
+from llm_core.exercises.s05_03_wordpiece.spec import joining, numbers, text
 
 LIKELIHOODS = (
     Mistake(
@@ -55,6 +54,47 @@ LIKELIHOODS = (
     Mistake("a_loss", "The sign is turned round.", "A log-likelihood is not above zero.", ({"sign": -1},)),
 )
 
+GAINS = (
+    Mistake(
+        "count", "This is how often the pair is met.", "That is the rule of byte-pair encoding.", ({"rule": "count"},)
+    ),
+    Mistake(
+        "fraction",
+        "This is the fraction, pair by product of the pieces.",
+        "It is what tutorials have in place of the likelihood.",
+        ({"rule": "fraction"},),
+    ),
+    Mistake(
+        "an_approximation",
+        "This is n log (n N / (n_a n_b)), or that less n.",
+        "That is close where n is small. The gain is wanted exactly.",
+        ({"rule": "about"}, {"rule": "about, less n"}),
+    ),
+    Mistake(
+        "no_new_piece", "The new piece is forgotten.", "It comes n times, and gives n log n.", ({"forget": "new"},)
+    ),
+    Mistake(
+        "left_as_it_was",
+        "The left piece is as frequent as before.",
+        "Each join takes one of the left pieces away.",
+        ({"forget": "left"},),
+    ),
+    Mistake(
+        "right_as_it_was",
+        "The right piece is as frequent as before.",
+        "Each join takes one of the right pieces away.",
+        ({"forget": "right"},),
+    ),
+    Mistake(
+        "total_as_it_was",
+        "The text has as many pieces as before.",
+        "Each join makes one of two: there are n fewer.",
+        ({"forget": "total"},),
+    ),
+    Mistake("gain_in_bits", "This is in bits, by log2.", "The natural logarithm is wanted.", ({"base": 2.0},)),
+    Mistake("a_fall", "The sign is turned round.", "After less before.", ({"sign": -1},)),
+)
+
 JOINS = (
     Mistake(
         "mark_inside",
@@ -88,51 +128,6 @@ JOINS = (
     ),
     Mistake(
         "order_ignored", "The pair is joined the other way round too.", "(a, b) is not (b, a).", ({"order": "any"},)
-    ),
-)
-
-PAIRS = (
-    Mistake(
-        "by_count",
-        "This is the pair that is met most often.",
-        "That is the rule of byte-pair encoding. Here the likelihood after the join decides.",
-        ({"rule": "count"},),
-    ),
-    Mistake(
-        "by_fraction",
-        "This is the pair with the largest n_ab / (n_a n_b).",
-        "That is the fraction. Here the likelihood after the join decides.",
-        ({"rule": "fraction"},),
-    ),
-    Mistake(
-        "least",
-        "This is the pair after whose join the text is least likely.",
-        "The greatest log-likelihood is wanted.",
-        ({"rule": "least"},),
-    ),
-    Mistake(
-        "words_counted_once",
-        "Each word is counted once, however often it comes.",
-        "`counts` says how often a word comes.",
-        ({"weight": "one"},),
-    ),
-    Mistake(
-        "total_kept",
-        "The number of all pieces is left as it was.",
-        "A join leaves fewer pieces, and that makes each of the others likelier.",
-        ({"rule": "total kept"},),
-    ),
-    Mistake(
-        "overlaps_counted",
-        "In a a a the pair (a, a) is counted as joined twice.",
-        "From left to right it can be joined once there.",
-        ({"rule": "overlaps"},),
-    ),
-    Mistake(
-        "mean_likelihood",
-        "This is the pair that makes the *mean* of log p largest.",
-        "The number of pieces changes with a join, so that the mean and the sum are different rules.",
-        ({"rule": "mean"},),
     ),
 )
 
@@ -197,51 +192,30 @@ def join_variant(
     return spelled(found[::-1] if side == "right" else found)
 
 
-def pair_variant(words: list[list[str]], counts: list[int], *, rule: str = "gain", weight: str = "count") -> Tensor:
-    """The pair that is joined, as numbers, with a knob for every usual mistake; as it stands, it is right."""
-    if weight == "one":
-        counts = [1] * len(words)
-    pieces, total = _counted(words, counts), sum(len(w) * n for w, n in zip(words, counts, strict=True))
-    met: Counter[tuple[str, str]] = Counter()
-    for word, count in zip(words, counts, strict=True):
-        for pair in pairwise(word):
-            met[pair] += count
-    scores = gains_of(words, counts)
-    if rule == "least":
-        return spelled(min(scores, key=lambda pair: scores[pair]))
+def gain_variant(
+    made: int,
+    left: int,
+    right: int,
+    total: int,
+    *,
+    rule: str = "exact",
+    forget: str = "",
+    base: float = 0.0,
+    sign: int = 1,
+) -> Tensor:
+    """The gain, with a knob for every usual mistake; as it stands, it is right."""
+    n, a, b, of_all = (torch.tensor(float(x), dtype=torch.float64) for x in (made, left, right, total))
+    unit = torch.tensor(base or torch.e, dtype=torch.float64).log()
     if rule == "count":
-        scores = {pair: float(n) for pair, n in met.items()}
-    elif rule == "fraction":
-        scores = {pair: n / (pieces[pair[0]] * pieces[pair[1]]) for pair, n in met.items()}
-    elif rule != "gain":
-        base = float(likelihood_variant(words, counts))
-        for pair, gained in scores.items():
-            made = met[pair]
-            left = total - _joined_places(words, counts, pair)
-            if rule == "total kept":
-                scores[pair] = gained - _xlogx(total) + _xlogx(left)
-            elif rule == "mean":
-                scores[pair] = (base + gained) / left
-            else:  # overlaps
-                change = Counter({pair[0] + pair[1].removeprefix("##"): made})
-                for piece in pair:
-                    change[piece] -= made
-                touched = (_xlogx(pieces[p] + n) - _xlogx(pieces[p]) for p, n in change.items())
-                scores[pair] = sum(touched) - _xlogx(total - made)
-    return spelled(max(scores, key=lambda pair: scores[pair]))
-
-
-def _joined_places(words: list[list[str]], counts: list[int], pair: tuple[str, str]) -> int:
-    return sum(n * (len(w) - _length(join_variant(w, pair))) for w, n in zip(words, counts, strict=True))
-
-
-def _length(numbers: Tensor) -> int:
-    return int((numbers == ord(" ")).sum())
-
-
-def _xlogx(n: float) -> float:
-    x = torch.tensor(max(float(n), 0.0), dtype=torch.float64)
-    return float(torch.special.xlogy(x, x))
+        return sign * n
+    if rule == "fraction":
+        return sign * n / (a * b)
+    if rule != "exact":
+        return sign * (n * (n * of_all / (a * b)).log() / unit - (n if "less" in rule else 0))
+    terms = {"left": (a - n, a), "right": (b - n, b), "new": (n, n - n), "total": (of_all - n, of_all)}
+    rise = {key: torch.special.xlogy(now, now) - torch.special.xlogy(was, was) for key, (now, was) in terms.items()}
+    rise["total"] = -rise["total"]
+    return sign * sum(rise[key] for key in rise if key != forget) / unit
 
 
 def spelled(pieces: list[str] | tuple[str, ...]) -> Tensor:
@@ -264,25 +238,48 @@ def pieces_of(result: Any, what: str) -> Tensor:
     )
 
 
-def examine(log_likelihood: Any, join: Any, best_pair: Any, *, seed: int, n_words: int, length: int) -> Report:
-    """Check a learner's `log_likelihood`, `join` and `best_pair`.
+def number_of(result: Any, what: str) -> Tensor:
+    """A learner's number, as a tensor.
+
+    Raises:
+        Wrong: it is no number.
+    """
+    if isinstance(result, Real) and not isinstance(result, bool):
+        return torch.tensor(float(result), dtype=torch.float64)
+    raise wrong(
+        "not_a_number", f"{what[0].upper()}{what[1:]} has to be a number; you return a {type(result).__name__}."
+    )
+
+
+def entropy_times(counts: list[int]) -> Tensor:
+    """The log-likelihood of pieces that come so often: less the entropy of their shares, times how many there are."""
+    n = torch.tensor([float(count) for count in counts if count], dtype=torch.float64)
+    return -n.sum() * torch.distributions.Categorical(n).entropy()
+
+
+def examine(log_likelihood: Any, gain: Any, join: Any, *, seed: int, n_words: int, length: int, largest: int) -> Report:
+    """Check a learner's `log_likelihood`, `gain` and `join`.
 
     Raises:
         ValueError: a size or the seed is out of range.
     """
-    positive(n_words=n_words, length=length)
+    positive(n_words=n_words, length=length, largest=largest)
     source = generator(seed)
-    exam = Exam("05/03_wordpiece", {"seed": seed, "n_words": n_words, "length": length})
+    settings = {"seed": seed, "n_words": n_words, "length": length, "largest": largest}
+    exam = Exam("05/03_wordpiece", settings)
 
     def likely(words: list[list[str]], counts: list[int]) -> None:
-        result = exam.call(log_likelihood, words, counts)
-        if not isinstance(result, Real) or isinstance(result, bool):
-            raise wrong("not_a_number", f"The log-likelihood has to be a number; you return a {type(result).__name__}.")
-        n = torch.tensor(list(_counted(words, counts).values()), dtype=torch.float64)
-        entropy = torch.distributions.Categorical(n, validate_args=False).entropy()
+        got = number_of(exam.call(log_likelihood, words, counts), "the log-likelihood")
         known = mistakes(likelihood_variant, LIKELIHOODS, words=words, counts=counts)
-        got = torch.tensor(float(result), dtype=torch.float64)
-        exam.compare(got, -n.sum() * entropy, known, what="the log-likelihood")
+        expected = entropy_times(list(_counted(words, counts).values()))
+        exam.compare(got, expected, known, what="the log-likelihood")
+
+    def gained(made: int, left: int, right: int, total: int) -> None:
+        got = number_of(exam.call(gain, made, left, right, total), "the gain")
+        others = total - left - right
+        after = entropy_times([made, left - made, right - made, others])
+        known = mistakes(gain_variant, GAINS, made=made, left=left, right=right, total=total)
+        exam.compare(got, after - entropy_times([left, right, others]), known, what="the gain")
 
     def joined(word: list[str], pair: tuple[str, str]) -> None:
         got = pieces_of(exam.call(join, word, pair), "the word")
@@ -291,17 +288,18 @@ def examine(log_likelihood: Any, join: Any, best_pair: Any, *, seed: int, n_word
         expected = line.replace(f" {pair[0]}  {pair[1]} ", f" {new} ").split()
         exam.compare(got, spelled(expected), mistakes(join_variant, JOINS, word=word, pair=pair), what="the word")
 
-    def best(words: list[list[str]], counts: list[int]) -> None:
-        got = pieces_of(exam.call(best_pair, words, counts), "the pair")
-        known = mistakes(pair_variant, PAIRS, words=words, counts=counts)
-        exam.compare(got, pair_variant(words, counts), known, what="the pair")
-
     with exam.part("the likelihood of your words"):
         likely(*text(source, n_words, 3))
     with exam.part("the likelihood of thirty words"):
         likely(*text(source, 30, 4))
     with exam.part("a piece with the mark and without"):
         likely([["a", "##a"], ["a"]], [4, 3])
+    with exam.part("the gain of your pair"):
+        gained(*numbers(source, largest))
+    with exam.part("the gain of a rare pair"):
+        gained(3, 40, 70, 500)
+    with exam.part("two pieces that come together only"):
+        gained(8, 8, 8, 100)
     with exam.part("a join in your word"):
         joined(*joining(source, length, 2))
     with exam.part("the beginning of a word"):
@@ -311,13 +309,5 @@ def examine(log_likelihood: Any, join: Any, best_pair: Any, *, seed: int, n_word
     with exam.part("equal pieces"):
         joined(["a", "##a", "##a", "##a", "##b"], ("##a", "##a"))
     with exam.part("the pair the other way round"):
-        joined(["a", "##b", "##c", "##b"], ("##b", "##c"))
-    with exam.part("the best pair of your words"):
-        best(*decided(source, n_words, 3))
-    with exam.part("the best pair of twenty words"):
-        best(*decided(source, 20, 4))
-    with exam.part("a rare pair of rare pieces"):
-        best(*RARE)
-    with exam.part("equal pieces in a row"):
-        best(*RUN)
+        joined(["a", "##c", "##b", "##c"], ("##b", "##c"))
     return exam.report()

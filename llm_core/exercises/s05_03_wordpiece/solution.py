@@ -1,7 +1,6 @@
-"""Reference solution of exercise 05/03: the likelihood of a spelling, one join, and the pair that gains most."""
+"""Reference solution of exercise 05/03: the likelihood of a text in pieces, what a join gains, and the join."""
 
 from collections import Counter
-from itertools import pairwise
 from math import log
 
 
@@ -15,6 +14,16 @@ def log_likelihood(words: list[list[str]], counts: list[int]) -> float:
     return sum(n * log(n / total) for n in pieces.values())
 
 
+def gain(made: int, left: int, right: int, total: int) -> float:
+    """By how much the log-likelihood rises when `made` pairs of two pieces become one piece."""
+
+    def f(n: int) -> float:
+        return n * log(n) if n > 0 else 0.0
+
+    new = f(made) + f(left - made) + f(right - made) - f(total - made)
+    return new - (f(left) + f(right) - f(total))
+
+
 def join(word: list[str], pair: tuple[str, str]) -> list[str]:
     """The word with each such pair as one piece, from left to right."""
     joined = pair[0] + pair[1].removeprefix("##")
@@ -25,9 +34,3 @@ def join(word: list[str], pair: tuple[str, str]) -> list[str]:
         else:
             pieces.append(piece)
     return pieces
-
-
-def best_pair(words: list[list[str]], counts: list[int]) -> tuple[str, str]:
-    """The pair after whose join the words are likeliest."""
-    pairs = dict.fromkeys(pair for word in words for pair in pairwise(word))
-    return max(pairs, key=lambda pair: log_likelihood([join(word, pair) for word in words], counts))

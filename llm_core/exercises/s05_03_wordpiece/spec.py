@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,7 +9,6 @@ import torch
 from llm_core.exercises.spec import Arguments, Function, Spec, between
 
 LETTERS = "abcd"
-Words = tuple[list[list[str]], list[int]]
 
 
 def word(source: torch.Generator, length: int, n_letters: int) -> list[str]:
@@ -23,56 +20,18 @@ def word(source: torch.Generator, length: int, n_letters: int) -> list[str]:
     return pieces
 
 
-def text(source: torch.Generator, n_words: int, n_letters: int) -> Words:
+def text(source: torch.Generator, n_words: int, n_letters: int) -> tuple[list[list[str]], list[int]]:
     """Words of up to five pieces, the last with a pair in it, and how often each comes."""
     words = [word(source, between(source, 1, 5), n_letters) for _ in range(n_words - 1)]
     words.append(word(source, between(source, 2, 5), n_letters))
     return words, [between(source, 1, 40) for _ in words]
 
 
-def places(pieces: list[str], pair: tuple[str, str]) -> int:
-    """How often a pair is joined in a word, from left to right; of a a a the last one stays."""
-    n, i = 0, 0
-    while i + 1 < len(pieces):
-        found = (pieces[i], pieces[i + 1]) == pair
-        n, i = n + found, i + 1 + found
-    return n
-
-
-def decided(source: torch.Generator, n_words: int, n_letters: int) -> Words:
-    """Such words, of which one pair gains clearly more than every other, so that rounding decides nothing."""
-    while True:
-        words, counts = text(source, n_words, n_letters)
-        gains = sorted(gains_of(words, counts).values(), reverse=True)
-        if len(gains) == 1 or gains[0] > gains[1] + 1e-4:
-            return words, counts
-
-
-def gains_of(words: list[list[str]], counts: list[int]) -> dict[tuple[str, str], float]:
-    """By how much the join of each pair raises the log-likelihood, from counts alone."""
-    pieces: Counter[str] = Counter()
-    for spelled, count in zip(words, counts, strict=True):
-        for piece in spelled:
-            pieces[piece] += count
-    pairs = dict.fromkeys(pair for spelled in words for pair in pairwise(spelled))
-    return {pair: gain(words, counts, pieces, pair) for pair in pairs}
-
-
-def gain(words: list[list[str]], counts: list[int], pieces: Counter[str], pair: tuple[str, str]) -> float:
-    """By how much the join of one pair raises the log-likelihood."""
-    made = sum(count * places(spelled, pair) for spelled, count in zip(words, counts, strict=True))
-    joined = pair[0] + pair[1].removeprefix("##")
-    change = Counter({joined: made})
-    for piece in pair:
-        change[piece] -= made
-    touched = sum(_xlogx(pieces[piece] + n) - _xlogx(pieces[piece]) for piece, n in change.items())
-    total = pieces.total()
-    return touched - _xlogx(total - made) + _xlogx(total)
-
-
-def _xlogx(n: int) -> float:
-    x = torch.tensor(float(n), dtype=torch.float64)
-    return float(torch.special.xlogy(x, x))
+def numbers(source: torch.Generator, largest: int) -> tuple[int, int, int, int]:
+    """How often a pair is met, each of its two pieces, and all pieces of a text."""
+    made = between(source, 1, largest)
+    left, right = (made + between(source, 0, largest) for _ in range(2))
+    return made, left, right, left + right + between(source, 0, 3 * largest)
 
 
 def joining(source: torch.Generator, length: int, n_letters: int) -> tuple[list[str], tuple[str, str]]:
@@ -87,18 +46,13 @@ def _text(source: torch.Generator, n_words: int, n_letters: int) -> Arguments:
     return text(source, n_words, n_letters)
 
 
-def _decided(source: torch.Generator, n_words: int, n_letters: int) -> Arguments:
-    return decided(source, n_words, n_letters)
+def _numbers(source: torch.Generator, largest: int) -> Arguments:
+    return numbers(source, largest)
 
 
 def _drawn(source: torch.Generator) -> dict[str, Any]:
     return {"seed": between(source, 10, 99), "n_words": between(source, 2, 15), "length": between(source, 3, 9)}
 
-
-# A frequent pair of frequent pieces, and a rare pair of pieces that come together only.
-RARE = ([["a", "##b"], ["c", "##b"], ["x", "##y"]], [10, 9, 2])
-# Where a a a is counted as two pairs, another one seems to gain most.
-RUN = ([["a", "##b", "##b", "##b", "##b", "##b"], ["a", "##c"], ["d", "##c"]], [5, 12, 3])
 
 SPEC = Spec(
     functions=(
@@ -116,6 +70,22 @@ SPEC = Spec(
             rtol=1e-7,
         ),
         Function(
+            "gain",
+            _numbers,
+            {"largest": (1, 3, 20, 1000)},
+            cases={
+                "a left piece that is used up": lambda _: (4, 4, 9, 30),
+                "a right piece that is used up": lambda _: (4, 9, 4, 30),
+                "two pieces that come together only": lambda _: (4, 4, 4, 30),
+                "a text that is one pair, again and again": lambda _: (6, 6, 6, 12),
+                "a text that is one pair": lambda _: (1, 1, 1, 2),
+                "a loss": lambda _: (1, 50, 60, 120),
+                "large numbers": lambda _: (1000, 20_000, 30_000, 500_000),
+            },
+            gradients="never",
+            rtol=1e-7,
+        ),
+        Function(
             "join",
             joining,
             {"length": (1, 2, 3, 6), "n_letters": (1, 2, 3)},
@@ -123,33 +93,19 @@ SPEC = Spec(
                 "no pieces": lambda _: ([], ("a", "##b")),
                 "a pair of equals": lambda _: (["a", "##a", "##a", "##a", "##a", "##b"], ("##a", "##a")),
                 "a pair that stands twice": lambda _: (["a", "##b", "##c", "##b", "##c"], ("##b", "##c")),
-                "a pair the other way round": lambda _: (["a", "##b", "##a", "##b"], ("##b", "##a")),
+                "a pair the other way round": lambda _: (["a", "##c", "##b", "##c"], ("##b", "##c")),
                 "a pair that is not there": lambda _: (["a", "##b", "##a"], ("##a", "##a")),
                 "a first piece that has no mark": lambda _: (["ab", "##cd", "##ab", "##cd"], ("ab", "##cd")),
                 "a sign in a word": lambda _: (["#", "###", "##a"], ("#", "###")),
             },
             gradients="never",
         ),
-        Function(
-            "best_pair",
-            _decided,
-            {"n_words": (1, 2, 5, 12), "n_letters": (2, 3, 4)},
-            cases={
-                "a rare pair of rare pieces": lambda _: RARE,
-                "a pair of equals": lambda _: RUN,
-                "words of one piece": lambda _: ([["a"], ["b"], ["a", "##b"], ["##b"]], [9, 9, 1, 9]),
-                "one frequent word": lambda _: ([["a", "##b"], ["a", "##c"], ["d", "##c"]], [40, 1, 30]),
-                "nothing to gain": lambda _: ([["a", "##b"], ["a", "##c"], ["d", "##b"]], [1, 50, 40]),
-            },
-            returns="left, right",
-            gradients="never",
-        ),
     ),
     parameters=(
-        {"seed": 0, "n_words": 6, "length": 6},
-        {"seed": 1, "n_words": 1, "length": 1},
-        {"seed": 2, "n_words": 12, "length": 9},
-        {"seed": 3, "n_words": 40, "length": 14},
+        {"seed": 0, "n_words": 6, "length": 6, "largest": 50},
+        {"seed": 1, "n_words": 1, "length": 1, "largest": 1},
+        {"seed": 2, "n_words": 12, "length": 9, "largest": 300},
+        {"seed": 3, "n_words": 40, "length": 14, "largest": 512},
     ),
     drawn=_drawn,
 )
