@@ -10,7 +10,11 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
+
+# pytest imports tests without touching sys.path (importlib mode); `shape_checks` is the module beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from shape_checks import check_shapes
 
 # A process that has others beside it takes one thread; torch reads this when it is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -19,7 +23,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # jsonschema, and so nbformat, would compile its grammar for two seconds in every process; no test needs it.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
-# Every jaxtyping annotation in llm_core is checked at every call, in the tests and only there.
+# Every annotation in llm_core, of shapes and of types, is checked at every call, in the tests and only there.
 # This file is loaded before any test, and so before anything imports llm_core.
 # Exercises are left out: they have no such annotations, and a checker's functions inside functions would be decorated
 # anew at every call, which makes one check 27 times slower.
@@ -35,7 +39,7 @@ _CHECKED += [
     for path in sorted((_PACKAGE / "compression").glob("*.py"))
     if path.stem not in ("decode_step", "vectors", "__init__")
 ]
-_hook = install_import_hook(_CHECKED, "beartype.beartype")
+check_shapes(_CHECKED)
 
 
 @pytest.fixture

@@ -23,22 +23,32 @@ from bookkit import BOOK_URL, BUILD_SECONDS, REPOSITORY, Site, build_book, built
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test of the site comes first builds it, and those beside it wait: they have longer."""
+    """One process builds the site for its own tests. The others then do what needs no site, and wait for it last."""
     for item in items:
-        if "site" in getattr(item, "fixturenames", ()):
+        if needs_site(item):
             item.add_marker(pytest.mark.timeout(2 * BUILD_SECONDS))
+    items.sort(key=lambda item: 0 if needs_site(item) and scope(item.nodeid) == "site" else 1 + needs_site(item))
+
+
+def needs_site(item: pytest.Item) -> bool:
+    return "site" in getattr(item, "fixturenames", ())
+
+
+def scope(nodeid: str) -> str:
+    """Tests of one scope go to one process: those that read the parsed site, and those in JupyterLab."""
+    if "jupyterlab" in nodeid:
+        return "JupyterLab"
+    return "site" if re.search(r"test_site|test_api|test_colab", nodeid) else nodeid
 
 
 class TogetherWhatIsDear(LoadScopeScheduling):
-    """Tests that read the parsed site go to one process, and those in JupyterLab; any other goes where there is room.
+    """Tests of one scope go to one process, and any other goes where there is room.
 
     xdist's own `loadgroup` looks for the names of groups where pytest 9.2 no longer keeps them.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        if "jupyterlab" in nodeid:
-            return "JupyterLab"
-        return "site" if re.search(r"test_site|test_api|test_colab", nodeid) else nodeid
+        return scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherWhatIsDear | None:

@@ -251,6 +251,52 @@ def same(shown: str, expected: float, digits: int) -> bool:
     return abs(number(shown) - expected) <= 0.5 * 10**-digits + 1e-9
 
 
+# Brings a figure's controls to positions, or presses a button, one after another: what it shows after each. All in one
+# message: a figure is looked at thousands of times, and a message to the browser and back takes longer than the look.
+SHOW = """(box, changes) => changes.map(change => {
+    for (const [name, position] of Object.entries(change)) {
+        if (name === 'press') {
+            [...box.querySelectorAll('button')].find(button => button.textContent === position).click();
+            continue;
+        }
+        const control = box.querySelector(`[name=${name}]`);
+        if (control.type === 'checkbox') control.checked = position;
+        else if (control.tagName === 'SELECT') control.selectedIndex = position;
+        else control.value = position;
+        control.dispatchEvent(new Event('input', {bubbles: true}));
+    }
+    const every = selector => [...box.querySelectorAll(selector)];
+    const text = selector => box.querySelector(selector)?.textContent;
+    const sliders = every('[type=range]');
+    return {
+        rows: every('tbody tr').map(row => [...row.cells].map(cell => cell.textContent)),
+        bars: every('.bar .filled').map(bar => parseFloat(bar.style.inlineSize) / 100),
+        numbers: Object.fromEntries(every('[data-value]').map(node => [node.dataset.value, node.textContent])),
+        heard: sliders.map(slider => slider.getAttribute('aria-valuetext')),
+        seen: sliders.map(slider => [slider.name, slider.parentElement.querySelector('.reading').textContent]),
+        columns: every('thead th').map(head => head.textContent),
+        hands: every('.hand').map(hand => [hand.x2, hand.y2].map(end => end.baseVal.value)),
+        marked: every('.written mark').map(mark => mark.textContent),
+        texts: Object.fromEntries(['written', 'where', 'asked', 'step', 'says'].map(name => [name, text(`.${name}`)])),
+        caption: text('caption'),
+    };
+})"""
+
+
+@dataclass
+class Shown:
+    """What a figure shows at one moment."""
+
+    rows: list[list[str]]
+    bars: list[float]  # how far each is filled, from 0 to 1
+    readings: dict[str, str]  # the named numbers, and what the sliders stand at
+    columns: list[str]  # the heads of the table
+    caption: str | None
+    hands: list[list[float]]
+    marked: list[str]
+    texts: dict[str, str]
+
+
 @dataclass
 class Figure:
     """One figure on an open page, and the data that it was made from."""
@@ -264,54 +310,34 @@ class Figure:
     def box(self) -> Any:
         return self.page.locator(f".interactive[data-kind={self.kind}]").nth(self.place)
 
-    def rows(self) -> list[list[str]]:
-        return self.box.locator("tbody").evaluate(ROWS)
+    def after(self, changes: list[dict[str, Any]]) -> list[Shown]:
+        """What is shown after each of these changes of the controls, made as the browser does when they are dragged."""
+        found = []
+        for now in self.box.evaluate(SHOW, changes):
+            seen = dict(now.pop("seen"))
+            assert now.pop("heard") == list(seen.values())  # to the ear as to the eye
+            found.append(Shown(readings=now.pop("numbers") | seen, **now))
+        return found
 
-    def bars(self) -> list[float]:
-        """How far each bar is filled, from 0 to 1."""
-        filled = self.box.locator(".bar .filled")
-        return filled.evaluate_all("bars => bars.map(bar => parseFloat(bar.style.inlineSize) / 100)")
+    def now(self) -> Shown:
+        return self.after([{}])[0]
+
+    def rows(self) -> list[list[str]]:
+        return self.now().rows
 
     def readings(self) -> dict[str, str]:
-        """The named numbers, and what the sliders stand at: to the ear as to the eye."""
-        found, heard, seen = self.box.evaluate(
-            """box => {
-                const sliders = [...box.querySelectorAll('[type=range]')];
-                const numbers = [...box.querySelectorAll('[data-value]')];
-                return [
-                    Object.fromEntries(numbers.map(node => [node.dataset.value, node.textContent])),
-                    sliders.map(slider => slider.getAttribute('aria-valuetext')),
-                    sliders.map(slider => [slider.name, slider.parentElement.querySelector('.reading').textContent]),
-                ];
-            }"""
-        )
-        assert heard == [words for _, words in seen]
-        return found | dict(seen)
+        return self.now().readings
+
+    def set(self, **positions: int | bool) -> None:
+        self.after([positions])
 
     def value(self, name: str) -> float:
         return float(self.readings()[name].split()[0])
-
-    def set(self, **positions: int | bool) -> None:
-        """Bring controls to positions, as the browser does when they are dragged."""
-        self.box.evaluate(
-            """(box, positions) => Object.entries(positions).forEach(([name, position]) => {
-                const control = box.querySelector(`[name=${name}]`);
-                if (control.type === 'checkbox') control.checked = position;
-                else if (control.tagName === 'SELECT') control.selectedIndex = position;
-                else control.value = position;
-                control.dispatchEvent(new Event('input', {bubbles: true}));
-            })""",
-            positions,
-        )
 
     def heard(self) -> str:
         """What a screen reader says of the last change, once the reader rests."""
         self.page.wait_for_timeout(600)
         return self.box.locator("[aria-live]").text_content()
-
-    def columns(self) -> list[str]:
-        """The heads of the table."""
-        return self.box.locator("thead th").all_text_contents()
 
     def last(self, name: str) -> int:
         """A slider's last position."""
@@ -328,21 +354,20 @@ def entropy(weights: torch.Tensor) -> float:
 def check_dk(figure: Figure) -> None:
     """Every width, scaled and not."""
     every = torch.tensor(figure.data["scores"], dtype=torch.float64)
-    for (n, width), scaled in itertools.product(enumerate(figure.data["widths"]), (False, True)):
-        figure.set(width=n, scaled=scaled)
-        shown = figure.readings()
-        assert shown["width"] == str(width)
+    cases = list(itertools.product(enumerate(figure.data["widths"]), (False, True)))
+    shown_after = figure.after([{"width": n, "scaled": scaled} for (n, _), scaled in cases])
+    for ((n, width), scaled), shown in zip(cases, shown_after, strict=True):
+        assert shown.readings["width"] == str(width)
         scores = every[n] / (math.sqrt(width) if scaled else 1)
         weights = softmax(scores)
-        rows = figure.rows()
-        assert len(rows) == len(weights)
-        for j, (name, score, _, weight) in enumerate(rows):
+        assert len(shown.rows) == len(weights)
+        for j, (name, score, _, weight) in enumerate(shown.rows):
             assert name == str(j + 1)
             assert same(score, scores[j].item(), 1)
             assert same(weight, weights[j].item(), 2)
-        assert figure.bars() == pytest.approx(weights.tolist(), abs=1e-4)
-        assert same(shown["variance"], scores.var().item(), 1)
-        assert same(shown["effective"], math.exp(entropy(weights)), 1)
+        assert shown.bars == pytest.approx(weights.tolist(), abs=1e-4)
+        assert same(shown.readings["variance"], scores.var().item(), 1)
+        assert same(shown.readings["effective"], math.exp(entropy(weights)), 1)
 
 
 SLIDERS = ("temperature", "top_k", "top_p", "min_p")
@@ -351,21 +376,19 @@ SLIDERS = ("temperature", "top_k", "top_p", "min_p")
 def check_sampling(figure: Figure, settings: int = 30) -> None:
     """Where it starts, the ends of every slider, and settings drawn at random."""
     logits = torch.tensor(figure.data["logits"], dtype=torch.float64)
-    check_sampler(figure, logits)
     start = {name: int(figure.box.locator(f"[name={name}]").input_value()) for name in SLIDERS}
     last = {name: figure.last(name) for name in SLIDERS}
     tried = [start | {name: end} for name in SLIDERS for end in (0, last[name])]
     draw = random.Random(1)
     for _ in range(settings):  # some sliders stay: one filter would hide the others
         tried.append({name: draw.randint(0, last[name]) if draw.random() < 0.7 else start[name] for name in SLIDERS})
-    for positions in tried:
-        figure.set(**positions)
-        check_sampler(figure, logits)
+    for moment in figure.after([{}, *tried]):
+        check_sampler(figure, logits, moment)
 
 
-def check_sampler(figure: Figure, logits: torch.Tensor) -> None:
-    """What is shown at the present settings."""
-    shown = figure.readings()
+def check_sampler(figure: Figure, logits: torch.Tensor, moment: Shown) -> None:
+    """What is shown at one moment."""
+    shown, rows = moment.readings, moment.rows
     V, order = len(logits), logits.argsort(descending=True, stable=True).tolist()
     temperature, k, p, least = (float(shown[name].split()[0]) for name in SLIDERS)
     settings = dict(zip(SLIDERS, (temperature, int(k), p, least), strict=True))
@@ -376,7 +399,6 @@ def check_sampler(figure: Figure, logits: torch.Tensor) -> None:
     }
     left = {name: sampler.probabilities(logits[None])[0] for name, sampler in stages.items()}
     probabilities = left["min-p"]
-    rows = figure.rows()
     for n, (name, _, share, _) in zip(order[:15], rows, strict=False):
         assert name == figure.data["tokens"][n].replace(" ", "␣").replace("\n", "⏎")
         gone = [stage for stage, probability in left.items() if probability[n] == 0]
@@ -388,7 +410,7 @@ def check_sampler(figure: Figure, logits: torch.Tensor) -> None:
         assert rows[15][0] == f"{V - 15} more, together"
         assert same(rows[15][2], 100 * probabilities[order[15:]].sum().item(), 1), settings
     assert len(rows) == min(V, 16)
-    assert figure.box.locator(".bar").count() == min(V, 15)  # a bar for one token each, none for a sum of many
+    assert len(moment.bars) == min(V, 15)  # a bar for one token each, none for a sum of many
     assert shown["kept"] == f"{int((probabilities > 0).sum())} of {V}", settings
     assert same(shown["entropy"], entropy(probabilities), 2), settings
 
@@ -411,21 +433,19 @@ def check_attention(figure: Figure) -> None:
     scaled = scores / math.sqrt(E)
     masked = scaled.masked_fill(~mask, float("-inf"))
     weights, outputs = attention_weights(q, k, mask), attention(q, k, v, mask)
+    for name, place in (("Next", 5), ("Previous", 1)):  # with the mouse
+        for _ in range(4):
+            figure.box.get_by_role("button", name=name).click()
+        assert figure.now().texts["where"] == f"{place} of 5"
     for i in range(T):
-        figure.set(query=i)
-        while figure.box.locator(".where").text_content() != "1 of 5":
-            figure.box.get_by_role("button", name="Previous").click()
-        steps = []
-        for n in range(5):
-            steps.append(figure.rows())
-            assert figure.box.locator(".where").text_content() == f"{n + 1} of 5"
-            if n == 3:
-                assert figure.bars() == pytest.approx(weights[i].tolist(), abs=1e-4)
-            if n < 4:
-                figure.box.get_by_role("button", name="Next").click()
+        back, on = [{"press": "Previous"}] * 4, [{"press": "Next"}] * 4
+        moments = figure.after([{"query": i}, *back, *on])[4:]
+        assert [moment.texts["where"] for moment in moments] == [f"{n} of 5" for n in range(1, 6)]
+        assert moments[3].bars == pytest.approx(weights[i].tolist(), abs=1e-4)
+        steps = [moment.rows for moment in moments]
         for step in steps:
             assert [row[0] for row in step[:T]] == figure.data["tokens"]
-        asked = figure.box.locator(".asked").text_content()
+        asked = moments[-1].texts["asked"]
         assert f"“{figure.data['tokens'][i]}”" in asked
         vector = asked.partition("= (")[2].removesuffix(")").split(", ")
         assert ("…" in vector) == (E > 6)
@@ -456,11 +476,13 @@ def check_rope(figure: Figure) -> None:
     rope = Rope(E, last + 1, turn=rotate_neighbours)
     assert thetas == pytest.approx([10_000 ** (-2 * i / E) for i in range(len(thetas))], abs=1e-4)
     q, k = (torch.tensor(figure.data[name]).flatten()[None, None, None] for name in "qk")
-    for n, (m, p) in itertools.product(range(len(thetas)), [(0, 0), (7, 2), (12, 7), (2, last), (last, last)]):
-        figure.set(pair=n, query=m, key=p)
+    places = [(0, 0), (7, 2), (12, 7), (2, last), (last, last)]
+    cases = list(itertools.product(range(len(thetas)), places))
+    moments = figure.after([{"pair": n, "query": m, "key": p} for n, (m, p) in cases])
+    for (n, (m, p)), moment in zip(cases, moments, strict=True):
         turned_q, turned_k = (rope(x, at).reshape(-1, 2).double() for x, at in ((q, m), (k, p)))
         products = (turned_q * turned_k).sum(-1)
-        shown = figure.readings()
+        shown = moment.readings
         assert (shown["query"], shown["key"]) == (f"position {m}", f"position {p}")
         # The rotation is float32, and thetas are rounded: a last digit may differ.
         assert abs(number(shown["score"]) - products[n].item()) < 0.015 + 1e-3 * last
@@ -468,10 +490,7 @@ def check_rope(figure: Figure) -> None:
         between = torch.atan2(*turned_q[n].flip(0)) - torch.atan2(*turned_k[n].flip(0))
         apart = number(shown["between"].removesuffix(" rad")) - between.item()
         assert abs(math.remainder(apart, 2 * math.pi)) < 0.01 + 1e-3 * last
-        hands = figure.box.locator(".hand").evaluate_all(
-            "hands => hands.map(h => [h.x2, h.y2].map(v => v.baseVal.value))"
-        )
-        for (x, y), vector in zip(hands, (turned_k[n], turned_q[n]), strict=True):
+        for (x, y), vector in zip(moment.hands, (turned_k[n], turned_q[n]), strict=True):
             drawn = torch.tensor([x, -y], dtype=torch.float64)
             assert torch.cosine_similarity(drawn, vector, dim=0) > 0.999
     figure.set(pair=0, query=9, key=4)
@@ -488,19 +507,17 @@ def check_rope(figure: Figure) -> None:
 def check_ngram(figure: Figure) -> None:
     """Every n: the text word for word, its long copied stretches marked whole, and the numbers of the data."""
     for place, order in enumerate(figure.data["orders"]):
-        figure.set(n=place)
-        shown = figure.readings()
+        (moment,) = figure.after([{"n": place}])
+        shown = moment.readings
         assert shown["n"] == str(order["n"])
         assert same(shown["perplexity"], order["perplexity"], 0)
         assert same(shown["seen"], order["seen"], 1)
         assert shown["stretch"] == str(max(order["copied"]))
-        written = figure.box.locator(".written")
         expected = "".join(word if word in ",.;:!?" else f" {word}" for word in order["words"]).strip()
-        assert written.text_content() == expected
+        assert moment.texts["written"] == expected
         runs = itertools.groupby(zip(order["words"], order["copied"], strict=True), lambda pair: pair[1] >= 6)
         stretches = ["".join(word for word, _ in run) for long, run in runs if long]
-        marked = written.locator("mark").evaluate_all("marks => marks.map(m => m.textContent.replaceAll(' ', ''))")
-        assert marked == stretches
+        assert [words.replace(" ", "") for words in moment.marked] == stretches
     assert figure.box.locator(".key").text_content() == "Marked: 6 words or more in a row are copied."
     told = f"n = {order['n']}: perplexity {shown['perplexity']}, longest copied stretch {shown['stretch']} words."
     assert figure.heard() == told
@@ -510,20 +527,19 @@ def check_alignment(figure: Figure) -> None:
     """Every letter of every string: what was written, the letter at hand marked, and all its weights."""
     for place, string in enumerate(figure.data["strings"]):
         figure.set(string=place)
-        for n, weights in enumerate(string["weights"]):
-            figure.set(step=n)
-            assert figure.readings()["step"] == str(n + 1)
-            rows = figure.rows()
+        moments = figure.after([{"step": n} for n in range(len(string["weights"]))])
+        for n, (weights, moment) in enumerate(zip(string["weights"], moments, strict=True)):
+            assert moment.readings["step"] == str(n + 1)
+            rows = moment.rows
             assert [row[0] for row in rows] == string["read"]
             assert all(same(row[2], weight, 2) for row, weight in zip(rows, weights, strict=True))
-            assert figure.bars() == pytest.approx(weights, abs=1e-4)
-            written = figure.box.locator(".written")
-            assert written.text_content() == "Written: " + "".join(string["written"])
-            assert written.locator("mark").all_text_contents() == [string["written"][n]]
+            assert moment.bars == pytest.approx(weights, abs=1e-4)
+            assert moment.texts["written"] == "Written: " + "".join(string["written"])
+            assert moment.marked == [string["written"][n]]
     most = weights.index(max(weights))
     told = f"Letter {n + 1}, {string['written'][n]}: most of the weight, {rows[most][2]}, is on letter {most + 1}, "
     assert figure.heard() == f"{told}{string['read'][most]}."
-    assert figure.columns() == ["read", "share", "weight"]
+    assert moment.columns == ["read", "share", "weight"]
     named = figure.box.locator("[name=string] option").all_text_contents()
     assert named == [f"{''.join(string['read'])} ({len(string['read'])})" for string in figure.data["strings"]]
     figure.set(string=0)  # another string begins at its first letter
@@ -607,24 +623,24 @@ def check_pipeline(figure: Figure) -> None:
         for step, stage in enumerate(family["stages"]):
             if step:
                 following.click()
-            assert figure.box.locator(".where").text_content() == f"{step + 1} of {len(family['stages'])}"
-            assert figure.box.locator(".step").text_content() == f"{stage['title']} {stage['shape']}"
-            assert figure.box.locator(".says").text_content() == stage["says"]
-            assert [row[0] for row in figure.rows()] == stage["rows"]
-            assert figure.box.locator("caption").text_content() == stage["title"]
-            said = {"ids": ["id"], "weights": ["share", "weight"], "shares": ["share", "probability"]}
-            assert figure.columns() == ["token", *(name for key in said if key in stage for name in said[key])]
-            if "ids" in stage:
-                assert [row[1] for row in figure.rows()] == [str(number) for number in stage["ids"]]
             shares = dict(enumerate(stage.get("weights", [])))
+            moment, *of_queries = figure.after([{}, *({"query": query} for query in shares)])
+            assert moment.texts["where"] == f"{step + 1} of {len(family['stages'])}"
+            assert moment.texts["step"] == f"{stage['title']} {stage['shape']}"
+            assert moment.texts["says"] == stage["says"]
+            assert [row[0] for row in moment.rows] == stage["rows"]
+            assert moment.caption == stage["title"]
+            said = {"ids": ["id"], "weights": ["share", "weight"], "shares": ["share", "probability"]}
+            assert moment.columns == ["token", *(name for key in said if key in stage for name in said[key])]
+            if "ids" in stage:
+                assert [row[1] for row in moment.rows] == [str(number) for number in stage["ids"]]
             if shares:
-                assert figure.readings()["query"] == stage["queries"][-1]
-            for query, expected in shares.items() if shares else [(None, stage.get("shares", []))]:
-                if query is not None:
-                    figure.set(query=query)
-                    assert figure.readings()["query"] == stage["queries"][query]
-                assert figure.bars() == pytest.approx(expected, abs=1e-4)
-                assert all(same(row[-1], share, 2) for row, share in zip(figure.rows(), expected, strict=False))
+                assert moment.readings["query"] == stage["queries"][-1]
+            for (query, expected), now in zip(shares.items(), of_queries, strict=True):
+                assert now.readings["query"] == stage["queries"][query]
+                check_shares(now, expected)
+            if not shares:
+                check_shares(moment, stage.get("shares", []))
         assert following.get_attribute("aria-disabled") == "true"
         n = len(family["stages"])
         told = f"Step {n} of {n}: {stage['title']}, {stage['shape']}. {stage['says']}"
@@ -638,6 +654,12 @@ def check_pipeline(figure: Figure) -> None:
     following.click()
     figure.set(family=0)  # another model begins at its first step
     assert figure.box.locator(".where").text_content() == f"1 of {len(figure.data['families'][0]['stages'])}"
+
+
+def check_shares(moment: Shown, expected: list[float]) -> None:
+    """The bars, and the numbers beside them."""
+    assert moment.bars == pytest.approx(expected, abs=1e-4)
+    assert all(same(row[-1], share, 2) for row, share in zip(moment.rows, expected, strict=False))
 
 
 CHECKS: dict[str, Callable[[Figure], None]] = {

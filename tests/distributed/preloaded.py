@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jaxtyping import install_import_hook
+from shape_checks import check_shapes
 
-install_import_hook("llm_core", "beartype.beartype")  # before the imports, which it changes
+check_shapes(["llm_core"])  # before the imports, which it changes
 
 
 import llm_core.compression.quantize  # noqa: E402
