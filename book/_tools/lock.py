@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 HEADER = """\
 # Every version that the book is built and tested with, on Linux, macOS and Windows, Python 3.11 to 3.13.
-# A constraints file: pip install -c requirements.lock -e ".[book,compiled,lab,metrics,serve,weights,test]" installs
-# only what the extras ask for, at these versions. Made by `make lock` (uv pip compile --universal); do not edit it.
+# A constraints file: installs only what the extras ask for, at these versions, with
+#   pip install -c requirements.lock -e ".[book,compiled,lab,metrics,scale,serve,tensorboard,weights,test]"
+# Made by `make lock` (uv pip compile --universal); do not edit it.
 # On Linux, PyPI's torch brings the NVIDIA libraries pinned here; a CPU build of the same version
 # (torch 2.13.0+cpu) satisfies this file too, and brings none of them.
 """

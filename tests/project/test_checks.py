@@ -186,7 +186,8 @@ def test_an_unknown_phase_is_an_error():
 @pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)])
 def test_in_ci_a_skipped_browser_test_fails(tmp_path: Path, ci: str, status: int):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = browser\n")
-    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    for name in ("conftest.py", "shape_checks.py"):
+        (tmp_path / name).write_text((ROOT / "tests" / name).read_text(encoding="utf-8"))
     test = "import pytest\n@pytest.mark.browser\ndef test_a():\n    pytest.skip('no Chromium')\ndef test_b(): pass\n"
     (tmp_path / "test_x.py").write_text(test)
     env = dict([*os.environ.items(), ("CI", ci), WITHOUT_PLUGINS])
