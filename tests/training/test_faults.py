@@ -78,7 +78,10 @@ def signalled(folder: Path, number: int, draw: random.Random) -> bool:
     process, err = started(folder, 0.004)
     wanted = draw.randrange(TOTAL)
     records = folder / "records.jsonl"
-    while process.is_alive() and not (records.exists() and records.read_bytes().count(b"\n") >= wanted):
+    # Once the program has begun: where a run goes on, its records may be there before.
+    while process.is_alive() and not (
+        err.exists() and records.exists() and records.read_bytes().count(b"\n") >= wanted
+    ):
         time.sleep(0.001)
     time.sleep(draw.random() * 0.02)
     if process.is_alive():
