@@ -27,7 +27,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llm_core.generation.generate import check_room
-from llm_core.serving.engine import Busy, End, Engine, Stopped, Text, Written
+from llm_core.serving.engine import Busy, End, Engine, ShutDown, Text, Written
 from llm_core.serving.requests import BadRequest, Body, ChatBody, CompletionBody, read_body, texts_of
 
 Chat = Callable[[Sequence[dict[str, str]]], str]
@@ -112,7 +112,7 @@ def application(service: Service) -> Starlette:
         exception_handlers={
             BadRequest: _refused,
             Busy: lambda request, error: _error(429, str(error), "rate_limit_error", code="queue_full"),
-            Stopped: lambda request, error: _error(503, str(error), "server_error"),
+            ShutDown: lambda request, error: _error(503, str(error), "server_error"),
             HTTPException: _no_such_address,
             ModelFailed: lambda request, error: _error(500, str(error), "server_error"),
             Exception: lambda request, error: _error(500, f"the server failed: {error}", "server_error"),
@@ -224,7 +224,7 @@ async def _whole(
                 pieces[index].append(what.text)
                 n_new += what.n_tokens
             elif what.error is not None:
-                raise what.error if isinstance(what.error, Stopped) else ModelFailed(str(what.error))
+                raise what.error if isinstance(what.error, ShutDown) else ModelFailed(str(what.error))
             else:
                 reasons[index] = what.reason
         return JSONResponse(form.whole(["".join(each) for each in pieces], reasons, n_new))

@@ -37,7 +37,7 @@ class Busy(RuntimeError):
     """More texts wait already than the engine takes."""
 
 
-class Stopped(RuntimeError):
+class ShutDown(RuntimeError):
     """The engine has been closed, or is being closed."""
 
 
@@ -129,13 +129,13 @@ class Engine:
 
         Raises:
             Busy: there is no room for them among those that wait.
-            Stopped: the engine is closed.
+            ShutDown: the engine is closed.
             ValueError: a prompt is empty, too long or no ids of the model.
         """
         rows = [_Row(text, self.model, self.tokenizer, self.stop_ids) for text in texts]
         with self._changed:
             if self._closed:
-                raise Stopped("the server is stopping")
+                raise ShutDown("the server is stopping")
             self._forget_cancelled()
             if len(self._waiting) + len(rows) > self.max_waiting:
                 raise Busy(f"{len(self._waiting)} texts wait, and at most {self.max_waiting} may: try again later")
@@ -143,7 +143,7 @@ class Engine:
             self._changed.notify()
 
     def close(self) -> None:
-        """Stop: what is being written or waits ends with `Stopped`. Returns when the thread has ended."""
+        """Stop: what is being written or waits ends with `ShutDown`. Returns when the thread has ended."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -158,7 +158,7 @@ class Engine:
                 for row in rows:
                     row.end("error", error)
         for row in self._waiting:
-            row.end("error", Stopped("the server is stopping"))
+            row.end("error", ShutDown("the server is stopping"))
 
     def _next_batch(self) -> list[_Row] | None:
         """Wait for texts; those of them that can be written together. None: the engine is closed."""
@@ -196,7 +196,7 @@ class Engine:
                 row.take(id_)
             if self._closed:
                 for row in rows:
-                    row.end("error", Stopped("the server is stopping"))
+                    row.end("error", ShutDown("the server is stopping"))
             kept = [i for i, row in enumerate(rows) if row.runs]
             if not kept:
                 return

@@ -22,7 +22,7 @@ from llm_core.generation.text import generate_text
 from llm_core.models.llama import Llama, LlamaConfig
 from llm_core.pretrained.chat import ChatML
 from llm_core.serving.app import Service, application
-from llm_core.serving.engine import Busy, End, Engine, Stopped, Text, Written
+from llm_core.serving.engine import Busy, End, Engine, ShutDown, Text, Written
 from llm_core.serving.requests import NOT_DONE
 from llm_core.text.characters import CharacterTokenizer
 
@@ -480,7 +480,7 @@ def test_a_server_that_is_stopped_ends_what_it_writes():
         list(stream)
     one.close()
     assert time.monotonic() - began < 10
-    with pytest.raises(Stopped):
+    with pytest.raises(ShutDown):
         one.service.engine.submit([])
 
 
@@ -507,7 +507,7 @@ def test_the_engine_hands_out_every_token_once_and_one_end():
     with pytest.raises(Busy):
         engine.submit([Text([1], 60, lambda event: time.sleep(0.01)) for _ in range(5)])
     engine.close()
-    with pytest.raises(Stopped, match="the server is stopping"):
+    with pytest.raises(ShutDown, match="the server is stopping"):
         engine.submit([Text([1], 3, print)])
     engine.close()  # twice does no harm
 
