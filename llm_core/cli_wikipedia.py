@@ -83,12 +83,12 @@ def shards(
     """Clean, filter, remove near-duplicates, and write token shards into OUT/shards.
 
     What was interrupted goes on where it stopped. datatrove divides the work; `llm_core.recipes.at_scale` gives the
-    same job to Slurm or Ray.
+    same job to Slurm or Ray. The exit status is 1 if the dump was damaged: what is good in it is kept.
     """
     if find_spec("datatrove") is None:
         typer.echo("Error: datatrove is not installed: pip install 'llm-core[scale]'", err=True)
         raise typer.Exit(2)
-    from llm_core.recipes.at_scale import Job, run
+    from llm_core.recipes.at_scale import Job, damage, run
 
     try:
         job = Job(
@@ -105,3 +105,7 @@ def shards(
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(f"{found.folder}: {found.n_documents:,} documents, {len(found):,} tokens")
+    damaged = damage(job)
+    for sentence in damaged:
+        typer.echo(f"Damaged: {sentence}", err=True)
+    raise typer.Exit(1 if damaged else 0)

@@ -131,9 +131,11 @@ def extract(
     """
     check_sizes(workers=workers, part_bytes=part_bytes)
     dump, folder = Path(dump), Path(folder)
-    settings = {"format": FORMAT, "dump": dump.name, **_known_by(dump), "part_bytes": part_bytes}
-    with _alone(folder):
-        _agree(folder, settings)
+    settings = {"format": FORMAT, "dump": dump.name, **known_by(dump), "part_bytes": part_bytes}
+    with alone(folder):
+        if not (folder / SETTINGS).exists() and (any(folder.glob("part-*")) or (folder / MANIFEST).exists()):
+            raise CorpusError(f"{folder} holds files like ours, and {SETTINGS} is missing: give another folder")
+        agree(folder / SETTINGS, settings)
         if (folder / MANIFEST).exists():
             progress(dump.stat().st_size)
             return _extracted(folder)
@@ -296,7 +298,8 @@ def _waited_for(waiting: deque[tuple[DumpPart, Future[None] | None]]) -> DumpPar
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder, and be the only run in it; a CorpusError says that another is at work there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock", timeout=0):
@@ -309,7 +312,7 @@ def _alone(folder: Path) -> Iterator[None]:
         raise NotWritten(folder, error.strerror or str(error)) from error
 
 
-def _known_by(dump: Path) -> dict[str, Any]:
+def known_by(dump: Path) -> dict[str, Any]:
     """The size of a dump and a checksum over both its ends: it takes no time, and tells two dumps apart."""
     size = dump.stat().st_size
     with dump.open("rb") as file:
@@ -318,19 +321,20 @@ def _known_by(dump: Path) -> dict[str, Any]:
         return {"size": size, "ends": hashlib.sha256(ends + file.read(BLOCK)).hexdigest()}
 
 
-def _agree(folder: Path, settings: dict[str, Any]) -> None:
-    """What is in the folder must have come from the same dump, cut in the same way."""
-    path = folder / SETTINGS
+def agree(path: Path, settings: dict[str, Any]) -> None:
+    """Keep what decides about a folder's files in a file there, or hold a run to what is kept.
+
+    Raises:
+        CorpusError: the folder was begun with other settings.
+    """
     if not path.exists():
-        if any(folder.glob("part-*")) or (folder / MANIFEST).exists():
-            raise CorpusError(f"{folder} holds files like ours, and {path.name} is missing: give another folder")
         write_whole(path, json.dumps(settings, indent=1) + "\n")
         return
     there = json.loads(path.read_text(encoding="utf-8"))
     other = [name for name in settings if there.get(name) != settings[name]]
     if other:
         came = ", ".join(f"{name} {there.get(name)!r}, and now {settings[name]!r}" for name in other)
-        raise CorpusError(f"{folder} was begun with {came}: give another folder, or delete this one")
+        raise CorpusError(f"{path.parent} was begun with {came}: give another folder, or delete this one")
 
 
 def _finish(folder: Path, n_parts: int, reported: list[str]) -> Extracted:

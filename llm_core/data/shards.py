@@ -90,11 +90,7 @@ def write_shards(
     except (TypeError, ValueError) as error:
         raise ShardError(f"settings must be what JSON can hold: {error}") from error
     with _disk(folder):
-        if (folder / MANIFEST).exists():
-            raise ShardError(f"{folder} holds token shards already: give another folder, or delete this one first")
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in _left(folder):
-            path.unlink()
+        _empty(folder)
 
     name = "uint16" if vocab_size <= 1 << 16 else "uint32"
     writer = _Writer(folder, DTYPES[name], shard_tokens)
@@ -138,11 +134,7 @@ def join_shards(folder: str | Path, parts: Sequence[TokenShards]) -> TokenShards
             )
     shards: list[dict[str, Any]] = []
     with _disk(folder):
-        if (folder / MANIFEST).exists():
-            raise ShardError(f"{folder} holds token shards already: give another folder, or delete this one first")
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in _left(folder):
-            path.unlink()
+        _empty(folder)
         for part in parts:
             for shard in part._shards:
                 path = folder / f"tokens-{len(shards):05}.bin"
@@ -155,6 +147,15 @@ def join_shards(folder: str | Path, parts: Sequence[TokenShards]) -> TokenShards
             folder / MANIFEST, _manifest(parts[0]._dtype_name, vocab_size, end_id, n_documents, shards, settings)
         )
     return TokenShards(folder)
+
+
+def _empty(folder: Path) -> None:
+    """Make the folder, and remove what an interrupted write has left in it."""
+    if (folder / MANIFEST).exists():
+        raise ShardError(f"{folder} holds token shards already: give another folder, or delete this one first")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _left(folder):
+        path.unlink()
 
 
 def _second_name(path: Path, new: Path) -> None:

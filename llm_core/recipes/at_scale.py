@@ -20,6 +20,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from jaxtyping import Bool, UInt64
 from llm_core.checks import check_sizes
 from llm_core.data.corpora import CorpusError
 from llm_core.data.duplicates import MinHash, NearDuplicates, shingles
-from llm_core.data.extraction import chunks_of, dump_parts
+from llm_core.data.extraction import agree, alone, chunks_of, dump_parts, known_by
 from llm_core.data.filters import GopherRules, language
 from llm_core.data.shards import TokenShards, join_shards, write_shards
 from llm_core.data.wikipedia import parse_page
@@ -80,28 +81,28 @@ class DumpReader(PipelineStep):
 
     name, type = "Wikipedia dump", "READER"
 
-    def __init__(self, dump: Path, index: Path | None = None, part_bytes: int = 1 << 25) -> None:
+    def __init__(self, dump: Path, folder: Path, index: Path | None = None, part_bytes: int = 1 << 25) -> None:
         super().__init__()
-        self.dump, self.index, self.part_bytes = dump, index, part_bytes
+        self.dump, self.folder, self.index, self.part_bytes = dump, folder, index, part_bytes
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """The articles of parts `rank`, `rank + world_size`, ..."""
-        for part in dump_parts(self.dump, self.index, self.part_bytes, self._damaged):
+        """The articles of parts `rank`, `rank + world_size`, ...; and then a file that says what was damaged."""
+        damage: list[str] = []
+        for part in dump_parts(self.dump, self.index, self.part_bytes, damage.append):
             if part.number % world_size != rank:
                 continue
-            for chunk in chunks_of(part, self._damaged):
+            for chunk in chunks_of(part, damage.append):
                 try:
                     page = parse_page(chunk)
                 except CorpusError as error:
-                    self._damaged(str(error))
+                    damage.append(str(error))
                     continue
                 self.stat_update("pages")
                 if page.namespace == 0 and page.redirect is None:
                     self.stat_update("articles")
                     yield Document(page.wikitext, str(page.id), metadata={"title": page.title})
-
-    def _damaged(self, _: str) -> None:
-        self.stat_update("damaged")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(_damage(self.folder, rank), json.dumps(damage))
 
 
 class PlainText(PipelineStep):
@@ -264,7 +265,7 @@ class ShardWriter(PipelineStep):
         if first is not None:
             shards = write_shards(
                 self.folder / f"{rank:05}",
-                _behind(first, documents),
+                chain([first], documents),
                 vocab_size=tokenizer.vocab_size,
                 end_id=end_id(tokenizer),
                 shard_tokens=self.shard_tokens,
@@ -315,7 +316,7 @@ class Job:
         """What the folder and its shards are held to."""
         said = {
             "dump": self.dump.name,
-            "dump_bytes": self.dump.stat().st_size,
+            **known_by(self.dump),
             "tokenizer_sha256": digest(self.tokenizer),
             "tasks": self.tasks,
             "language": self.language,
@@ -343,7 +344,7 @@ def executors(job: Job, executor: Executor = LocalPipelineExecutor, **options: A
             "clean",
             job.tasks,
             [
-                DumpReader(job.dump, job.index, job.part_bytes),
+                DumpReader(job.dump, texts, job.index, job.part_bytes),
                 PlainText(),
                 *keep,
                 SignatureWriter(texts, job.hashing),
@@ -369,18 +370,11 @@ def begin(job: Job) -> None:
     """Make the job's folder, or see that it is this job's.
 
     Raises:
-        ValueError: it belongs to another job.
+        CorpusError: it belongs to another job.
+        OSError: it cannot be made.
     """
-    path, settings = job.folder / "job.json", job.settings()
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name in settings if there.get(name) != settings[name]]
-        if other:
-            came = ", ".join(f"{name} {there.get(name)!r}, and now {settings[name]!r}" for name in other)
-            raise ValueError(f"{job.folder} was begun with {came}: give another folder, or delete this one")
-        return
     job.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(settings, indent=1) + "\n")
+    agree(job.folder / "job.json", job.settings())
 
 
 def finish(job: Job) -> TokenShards:
@@ -405,6 +399,12 @@ def finish(job: Job) -> TokenShards:
     return join_shards(folder, written)
 
 
+def damage(job: Job) -> list[str]:
+    """A sentence for each damage that the dump had; what was good in it is kept."""
+    found = [json.loads(_damage(job.folder / "texts", task).read_text()) for task in range(job.tasks)]
+    return list(dict.fromkeys(sentence for of_task in found for sentence in of_task))  # several may have met the same
+
+
 def run(job: Job, workers: int = 1, **options: Any) -> TokenShards:
     """The whole job on this machine; what was interrupted goes on where it stopped.
 
@@ -414,26 +414,27 @@ def run(job: Job, workers: int = 1, **options: Any) -> TokenShards:
         options: others of datatrove's LocalPipelineExecutor.
 
     Raises:
-        ValueError: see `begin` and `finish`; or the dump or the tokenizer cannot be read.
+        ValueError: see `begin` and `finish`; or the dump or the tokenizer cannot be read, or another run is at work in
+            the folder.
     """
     check_sizes(workers=workers)
-    begin(job)
-    for stage in executors(job, workers=workers, **options):
-        stage.run()
-    return finish(job)
+    with alone(job.folder):
+        begin(job)
+        for stage in executors(job, workers=workers, **options):
+            stage.run()
+        return finish(job)
 
 
 def _is_whole(folder: Path) -> bool:
     return (folder / "manifest.json").exists()
 
 
-def _behind(first: list[int], rest: Iterator[list[int]]) -> Iterator[list[int]]:
-    yield first
-    yield from rest
-
-
 def _texts(folder: Path, task: int) -> Path:
     return folder / f"{task:05}.jsonl.gz"
+
+
+def _damage(folder: Path, task: int) -> Path:
+    return folder / f"{task:05}.damage.json"
 
 
 def _signatures(folder: Path, task: int) -> Path:

@@ -5,28 +5,32 @@ from __future__ import annotations
 
 import bz2
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 from loguru import logger
 from typer.testing import CliRunner
 
 from llm_core.cli import app
 from llm_core.data.corpora import corpus_path, load_documents
 from llm_core.data.duplicates import MinHash, NearDuplicates
-from llm_core.data.filters import GopherRules, language
+from llm_core.data.filters import language
 from llm_core.data.shards import TokenShards
 from llm_core.data.wikipedia import pages
 from llm_core.data.wikitext import plain_text
-from llm_core.recipes.at_scale import Hashing, Job, begin, finish, near_duplicates, run
+from llm_core.recipes.at_scale import Hashing, Job, begin, damage, finish, near_duplicates, run
 from llm_core.text.bpe_fast import BPETokenizer
 
 SAMPLE = corpus_path("wikipedia-sample")
@@ -47,15 +51,20 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The sample and, in a second stream, its first page again under another name: a duplicate in another task."""
+    """A dump of some articles, one of them twice and one of a sentence; and of redirects, one of a sentence, too."""
     text = bz2.decompress(SAMPLE.read_bytes()).decode()
     head, tail = text[: text.index("  <page>")], "</mediawiki>\n"
     found = text[len(head) : text.rindex("</mediawiki>")].split("  <page>")[1:]
-    again = found[1].replace("<id>", "<id>9", 1) + ""
-    chosen = [*found[:8], again]
+    sentence = r"\1The {} is one of the animals that have come to live with people, and it was not the first of them.\2"
+    redirect, short = (
+        re.sub(r"(<text[^>]*>).*(</text>)", sentence.format(animal), page, flags=re.S)
+        for animal, page in zip(("cat", "dog"), found, strict=False)
+    )
+    assert "<redirect" in redirect
+    chosen = [*found[:8], redirect, short, found[1]]
     folder = tmp_path_factory.mktemp("dump")
     dump = folder / "dump.xml.bz2"
-    dump.write_bytes(bz2.compress((head + "".join("  <page>" + page for page in chosen) + tail).encode()))
+    dump.write_bytes(bz2.compress((head + "".join("  <page>" + page for page in chosen) + tail).encode(), 1))
     return Job(dump, folder / "job", tokenizer, tasks=TASKS, part_bytes=60_000)
 
 
@@ -69,31 +78,30 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_tokens_are_what_the_functions_give_one_after_another(job: Job, whole: TokenShards):
+def by_hand(job: Job) -> list[tuple[int, ...]]:
+    """The ids of each document, by the functions one after another."""
     near, tokenizer = job.hashing.near(), BPETokenizer.load(job.tokenizer)
-    read = [p for p in pages(job.dump) if p.namespace == 0 and p.redirect is None]
-    texts = [text for page in read if (text := plain_text(page.wikitext))]
-    good = [text for text in texts if language(text) == "en" and GopherRules().why_not(text) is None]
+    articles = (page.wikitext for page in pages(job.dump) if page.namespace == 0 and page.redirect is None)
+    texts = [text for text in map(plain_text, articles) if text and language(text) == job.language]
+    good = [text for text in texts if job.rules is None or job.rules.why_not(text) is None]
     once = [text for number, text in enumerate(good) if near.find_or_keep(number, text) is None]
-    assert len(texts) > len(good) or len(good) > len(once), "nothing was refused: the test says little"
     assert len(good) == len(once) + 1, "the second copy has to go"
-    documents = [[*tokenizer.encode(text), tokenizer.special_tokens["<|endoftext|>"]] for text in once]
-    ids = whole[:].tolist()
-    assert len(ids) == sum(map(len, documents))
-    assert whole.n_documents == len(once)
+    end = tokenizer.special_tokens["<|endoftext|>"]
+    return [(*tokenizer.encode(text), end) for text in once]
+
+
+def test_the_tokens_are_what_the_functions_give_one_after_another(job: Job, whole: TokenShards):
+    documents = by_hand(job)
+    assert whole.n_documents == len(documents)
     # Tasks take the parts in turn, so that the order is another one.
-    assert sorted(map(tuple, documents)) == sorted(map(tuple, cut(ids, whole.end_id)))
+    assert sorted(cut(whole[:].tolist(), whole.end_id)) == sorted(documents)
     one = run(replace(job, folder=job.folder.parent / "one task", tasks=1))
     assert one[:].tolist() == [id_ for document in documents for id_ in document]
 
 
-def cut(ids: list[int], end: int | None) -> list[list[int]]:
-    found: list[list[int]] = [[]]
-    for id_ in ids:
-        found[-1].append(id_)
-        if id_ == end:
-            found.append([])
-    return found[:-1]
+def cut(ids: list[int], end: int | None) -> list[tuple[int, ...]]:
+    begins = [0, *(place + 1 for place, id_ in enumerate(ids) if id_ == end)]
+    return [tuple(ids[begin:stop]) for begin, stop in pairwise(begins)]
 
 
 WORK = """
@@ -140,6 +148,10 @@ def test_a_worker_that_is_killed_and_a_job_that_is_resumed_change_no_byte(job: J
     assert files(again.folder) == files(whole.folder)
     assert before == {n: (disturbed.folder / "texts" / f"{n}.npy").stat().st_mtime_ns for n in done}, "done twice"
     assert run(disturbed, 2).fingerprint == whole.fingerprint  # there is nothing left to do
+    # Killed when the shards of a task were written, and before it was noted.
+    (disturbed.folder / "logs" / "tokens" / "completions" / "00001").unlink()
+    shutil.rmtree(again.folder)
+    assert files(run(disturbed).folder) == files(whole.folder)
 
 
 def test_near_duplicates_are_those_of_one_after_another():
@@ -162,11 +174,31 @@ def test_near_duplicates_are_those_of_one_after_another():
         assert n_bands == 1 or 10 < sum(expected) < 250
 
 
-def test_a_task_without_a_text_is_no_hole(job: Job, whole: TokenShards, tmp_path: Path):
-    many = run(replace(job, folder=tmp_path / "many", tasks=9))
-    assert sorted(map(tuple, cut(many[:].tolist(), many.end_id))) == sorted(
-        map(tuple, cut(whole[:].tolist(), whole.end_id))
-    )
+def test_without_rules_more_is_kept_and_a_task_without_a_text_is_no_hole(job: Job, tmp_path: Path):
+    unruled = replace(job, folder=tmp_path / "many", tasks=20, rules=None)
+    documents = by_hand(unruled)
+    assert len(documents) > len(by_hand(job))
+    many = run(unruled)
+    assert sorted(cut(many[:].tolist(), many.end_id)) == sorted(documents)
+    assert len(list((unruled.folder / "tokens").iterdir())) < 20
+    assert damage(unruled) == []
+
+
+def test_a_dump_that_was_cut_gives_what_is_good_and_says_so(job: Job, tmp_path: Path):
+    dump = tmp_path / "cut.xml.bz2"
+    dump.write_bytes(job.dump.read_bytes()[: job.dump.stat().st_size * 2 // 3])
+    arguments = [str(dump), str(tmp_path / "job"), "--tokenizer", str(job.tokenizer), "--tasks", "2"]
+    result = CliRunner().invoke(app, ["wikipedia", "shards", *arguments])
+    assert result.exit_code == 1, result.output
+    found = damage(replace(job, dump=dump, folder=tmp_path / "job", tasks=2))
+    assert found
+    assert all(f"Damaged: {sentence}" in result.stderr for sentence in found)
+    assert TokenShards(tmp_path / "job" / "shards").n_documents > 1
+
+
+def test_two_runs_in_one_folder_are_refused(job: Job, whole: TokenShards):
+    with FileLock(job.folder / "lock"), pytest.raises(ValueError, match=r"another run is at work in .*job"):
+        run(job)
 
 
 def test_what_goes_wrong_is_said(job: Job, whole: TokenShards, tmp_path: Path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from llm_core.exercises.spec import Arguments, Function, Spec, between
+from llm_core.exercises.spec import Function, Spec, between
 
 LETTERS = "abcd"
 
@@ -42,14 +42,6 @@ def joining(source: torch.Generator, length: int, n_letters: int) -> tuple[list[
     return spelled, (left, right)
 
 
-def _text(source: torch.Generator, n_words: int, n_letters: int) -> Arguments:
-    return text(source, n_words, n_letters)
-
-
-def _numbers(source: torch.Generator, largest: int) -> Arguments:
-    return numbers(source, largest)
-
-
 def _drawn(source: torch.Generator) -> dict[str, Any]:
     return {"seed": between(source, 10, 99), "n_words": between(source, 2, 15), "length": between(source, 3, 9)}
 
@@ -58,7 +50,7 @@ SPEC = Spec(
     functions=(
         Function(
             "log_likelihood",
-            _text,
+            text,
             {"n_words": (1, 2, 5, 12), "n_letters": (1, 2, 4)},
             cases={
                 "one piece": lambda _: ([["a"]], [3]),
@@ -71,7 +63,7 @@ SPEC = Spec(
         ),
         Function(
             "gain",
-            _numbers,
+            numbers,
             {"largest": (1, 3, 20, 1000)},
             cases={
                 "a left piece that is used up": lambda _: (4, 4, 9, 30),
